@@ -1,0 +1,8 @@
+"""LLaRP-style embodied agents: a frozen language model and a frozen ViT, trained with PPO on 70 household skills."""
+
+from pathlib import Path
+
+__version__ = "0.1.0"
+
+if not (Path(__file__).parent / "tasks").exists():  # a source checkout: `tasks/` lies beside this package
+    __path__.append(str(Path(__file__).parent.parent))

@@ -1,0 +1,7 @@
+"""What a user did wrong, told in one line."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Bad usage or bad input; the message says what is wrong and how to mend it. The command line exits with code 2."""

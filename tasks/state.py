@@ -1,0 +1,102 @@
+"""Tensors that describe scenes and worlds. Frame: metres, z up, yaw about z (0 looks along +x).
+
+Habitat's frame (y up) maps to ours by (x, y, z) -> (x, -z, y); its yaw, atan2(-forward_z, forward_x), is our yaw.
+Letters in shapes: L scenes, K object models, N worlds, M object slots a world.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+MAX_OBJECTS = 56
+"""Object slots in a world (about 35 as a rule, 52 in "all of them" tasks)."""
+
+
+class _TensorRecord:
+    """Shared behaviour of the records below."""
+
+    def to(self, device: torch.device | str):
+        """The same record with every tensor on `device`."""
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+        return type(self)(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in moved.items()})
+
+    def rows(self, index: Tensor):
+        """The same record with only the given rows of every tensor."""
+        taken = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+        return type(self)(**{k: v[index] if isinstance(v, Tensor) else v for k, v in taken.items()})
+
+
+@dataclass
+class SceneSet(_TensorRecord):
+    """What the task needs to know of L furnished scenes; the simulator keeps what they look like."""
+
+    names: list[str]  # unique, L of them
+    splits: list[str]  # "train" or "heldout", L of them
+    receptacle_center: Tensor  # (L, 11, 3) centre of the box that counts as "on it", joints at 0
+    receptacle_half: Tensor  # (L, 11, 3) half sizes in the box's own frame
+    receptacle_yaw: Tensor  # (L, 11)
+    receptacle_slide: Tensor  # (L, 11, 3) displacement per metre of the receptacle's joint (drawers), else 0
+    surface_z: Tensor  # (L, 11) height on which objects rest, joints at 0
+    handle_position: Tensor  # (L, 5, 3)
+    nav_pose: Tensor  # (L, 16, 3) x, y, yaw after nav to each target (handles first)
+    free_xy: Tensor  # (L, F, 2) collision-free robot base positions
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+@dataclass
+class ObjectCatalog(_TensorRecord):
+    """The K object models: several a category, some kept for held-out scenes."""
+
+    names: list[str]  # unique, e.g. "apple_2"
+    splits: list[str]  # "train" or "heldout"
+    category: Tensor  # (K,) int64 index into CATEGORIES
+    half_size: Tensor  # (K, 3) half extents of the bounding box; an object's origin is the box centre, bottom at -z
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+@dataclass
+class WorldState(_TensorRecord):
+    """N worlds. Skills change these tensors in place; the simulator draws them."""
+
+    scene: Tensor  # (N,) int64 row of the SceneSet
+    robot: Tensor  # (N, 3) float32 x, y, yaw
+    joint: Tensor  # (N, 5) float32 handle joints: m (drawers), rad (fridge)
+    held: Tensor  # (N,) int64 object slot in the gripper, -1: empty
+    object_model: Tensor  # (N, M) int64 row of the ObjectCatalog, -1: empty slot
+    object_category: Tensor  # (N, M) int64, -1: empty slot
+    object_position: Tensor  # (N, M, 3) float32; of a held object: where the gripper is
+    object_yaw: Tensor  # (N, M) float32
+    object_inside: Tensor  # (N, M) int64 drawer or fridge receptacle the object lies in (it moves with drawers), -1: none
+    # The scene's rows, gathered at reset:
+    receptacle_center: Tensor  # (N, 11, 3)
+    receptacle_half: Tensor  # (N, 11, 3)
+    receptacle_yaw: Tensor  # (N, 11)
+    receptacle_slide: Tensor  # (N, 11, 3)
+    surface_z: Tensor  # (N, 11)
+    handle_position: Tensor  # (N, 5, 3)
+    nav_pose: Tensor  # (N, 16, 3)
+
+    @property
+    def num_worlds(self) -> int:
+        return self.scene.shape[0]
+
+    def receptacle_center_now(self) -> Tensor:
+        """Box centres with the drawers where their joints are, (N, 11, 3)."""
+        from .entities import RECEPTACLES  # constants only
+
+        opened = torch.zeros_like(self.surface_z)
+        for i, r in enumerate(RECEPTACLES):
+            if r.joint >= 0:
+                opened[:, i] = self.joint[:, r.joint]
+        return self.receptacle_center + self.receptacle_slide * opened[..., None]
+
+
+GRIPPER_IN_BASE = (0.635, 0.0, 0.922)
+"""Where a held object's centre is, in the robot base frame (x forward, y left, z up; m)."""
