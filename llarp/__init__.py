@@ -6,3 +6,7 @@ __version__ = "0.1.0"
 
 if not (Path(__file__).parent / "tasks").exists():  # a source checkout: `tasks/` lies beside this package
     __path__.append(str(Path(__file__).parent.parent))
+
+from .envs import register as _register  # noqa: E402
+
+_register()

@@ -98,5 +98,5 @@ class WorldState(_TensorRecord):
         return self.receptacle_center + self.receptacle_slide * opened[..., None]
 
 
-GRIPPER_IN_BASE = (0.635, 0.0, 0.922)
-"""Where a held object's centre is, in the robot base frame (x forward, y left, z up; m)."""
+GRIPPER_IN_BASE = (0.635, -0.255, 0.922)
+"""Where a held object's centre is, in the robot base frame (x forward, y left, z up; m): Fetch's resting gripper."""

@@ -1,0 +1,1 @@
+"""Policies: the interface (`base`), and the LLaRP policy on a frozen language model and a frozen vision model."""

@@ -1,0 +1,1 @@
+"""Reinforcement learning: rollouts, PPO, warm start, checkpoints. Knows policies and environments by interface only."""

@@ -1,0 +1,190 @@
+"""`llarp bench`: how fast the parts are, each figure with the settings it was measured under."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llarp.tasks.actions import OPEN_FRIDGE, PICK_BASE
+
+from . import machine
+from .config import RunConfig
+from .rl.config import TrainConfig
+
+
+def bench(what: str, config: RunConfig, repeats: int = 3) -> dict[str, Any]:
+    """Time `what` ("sim", "policy", "update" or "train"): `what`, `settings`, `steps_per_s` and what explains them.
+
+    A step is one skill in one world; `steps_per_s` is the median of the repeats.
+    """
+    parts: dict[str, Callable[[RunConfig, int], dict[str, Any]]] = {
+        "sim": bench_sim, "policy": bench_policy, "update": bench_update, "train": bench_train
+    }  # fmt: skip
+    torch.manual_seed(config.seed)
+    return {"what": what, "settings": settings(config), **parts[what](config, repeats)}
+
+
+def settings(config: RunConfig) -> dict[str, Any]:
+    """What a timing depends on: machine, versions, and the sizes of the run."""
+    found = machine.inspect()
+    return {
+        "cores": found.cores,
+        "torch_threads": torch.get_num_threads(),
+        "gpu": found.gpu,
+        "device": config.device,
+        "num_envs": config.env.num_envs,
+        "image_size": config.env.image_size,
+        "env": dataclasses.asdict(config.env),
+        "policy": dataclasses.asdict(config.policy),
+        "ppo": dataclasses.asdict(config.ppo),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in ("torch", "mujoco-warp", "warp-lang", "transformers", "timm")},
+    }
+
+
+def time_repeats(work: Callable[[], Any], repeats: int, warm_up: int = 1, device: str = "cpu") -> list[float]:
+    """Seconds that each of `repeats` calls of `work` took, after `warm_up` calls that are not counted."""
+    seconds = []
+    for i in range(warm_up + repeats):
+        _finish(device)
+        start = time.perf_counter()
+        work()
+        _finish(device)
+        if i >= warm_up:
+            seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+def _finish(device: str) -> None:
+    """Wait for what was queued on a GPU."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+
+
+def _rate(steps: int, seconds: list[float]) -> dict[str, Any]:
+    median = statistics.median(seconds)
+    return {"steps_per_s": steps / median, "steps_a_repeat": steps, "repeat_s": seconds}
+
+
+def make_env(config: RunConfig) -> Any:
+    """The environment as the trainer uses it."""
+    from . import envs
+
+    return envs.make(
+        config.env.num_envs, output="torch", autoreset_mode="same_step", config=config.env, task=config.task,
+        seed=config.seed, device=config.device,
+    )  # fmt: skip
+
+
+def make_policy(config: RunConfig) -> Any:
+    """The policy as the trainer uses it."""
+    from .policy.policy import LLaRPPolicy
+
+    return LLaRPPolicy(config.policy, config.device)
+
+
+# -- parts ------------------------------------------------------------------------------------------------------------
+
+
+class ChangingActions:
+    """Valid actions, uniformly among nav, pick and place, without driving to where the robot has just driven."""
+
+    def __init__(self, num_envs: int, device: str, seed: int):
+        self.generator = torch.Generator(device).manual_seed(seed)
+        self.last_nav = torch.full((num_envs,), -1, device=device)
+
+    def draw(self, valid: Tensor) -> Tensor:
+        """One action a world, int64 (N,), of those valid, bool (N, 70)."""
+        allowed = valid.float()
+        allowed[:, OPEN_FRIDGE:] = 0
+        rows = torch.arange(len(valid), device=valid.device)
+        stayed = self.last_nav >= 0
+        allowed[rows[stayed], self.last_nav[stayed]] = 0
+        action = torch.multinomial(allowed, 1, generator=self.generator)[:, 0]
+        self.last_nav = torch.where(action < PICK_BASE, action, self.last_nav)
+        return action
+
+
+def bench_sim(config: RunConfig, repeats: int, vector_steps: int = 40) -> dict[str, Any]:
+    """Environment steps with pictures and resets; also the share of steps that changed the picture."""
+    env = make_env(config)
+    observation, _ = env.reset()
+    actions = ChangingActions(env.num_envs, config.device, config.seed)
+    pictures: list[Tensor] = [observation["rgb"].clone()]
+    for _ in range(8):  # untimed: warms up, and looks at what the actions do
+        pictures.append(env.step(actions.draw(env.valid_actions()))[0]["rgb"].clone())
+    changed = [(a != b).flatten(1).any(1).float().mean().item() for a, b in zip(pictures, pictures[1:], strict=False)]
+    ended = torch.zeros((), dtype=torch.int64, device=config.device)
+
+    def work() -> None:
+        for _ in range(vector_steps):
+            _, _, terminated, truncated, _ = env.step(actions.draw(env.valid_actions()))
+            ended.add_((terminated | truncated).sum())
+
+    seconds = time_repeats(work, repeats, device=config.device)
+    env.close()
+    result = _rate(env.num_envs * vector_steps, seconds)
+    return result | {"changed_share": statistics.mean(changed), "resets": int(ended)}
+
+
+def bench_policy(config: RunConfig, repeats: int, vector_steps: int = 32) -> dict[str, Any]:
+    """Acting on given pictures over episodes of 32 steps: vision, LLM step and heads, without any environment."""
+    policy, worlds = make_policy(config), config.env.num_envs
+    size = config.env.image_size
+    rgb = torch.randint(0, 256, (worlds, size, size, 3), dtype=torch.uint8, device=config.device)
+    instruction = [f"bring the apple from the sofa to table number {i}" for i in range(worlds)]
+    state = policy.initial_state(worlds)
+    policy.calibrate(policy.encode(rgb))
+
+    def work() -> None:
+        nonlocal state
+        for step in range(vector_steps):
+            start = torch.full((worlds,), step == 0, device=config.device)
+            _, _, _, state = policy.act({"rgb": rgb, "instruction": instruction}, state, start)
+
+    seconds = time_repeats(work, repeats, device=config.device)
+    vision = time_repeats(lambda: policy.encode(rgb), repeats, device=config.device)
+    return _rate(worlds * vector_steps, seconds) | {"vision_ms_a_step": 1000 * statistics.median(vision)}
+
+
+def bench_update(config: RunConfig, repeats: int) -> dict[str, Any]:
+    """One PPO update on a real rollout (the same one every time)."""
+    from .rl.update import ppo_update
+
+    trainer = _trainer(config, config.ppo.num_steps * config.env.num_envs)
+    trainer._start()
+    for _ in range(config.ppo.num_steps):
+        trainer._step()
+    rollout = trainer.buffer.finish(trainer.features)
+
+    def work() -> None:
+        ppo_update(trainer.policy, trainer.optimizer, rollout, config.ppo, trainer.generator)
+
+    seconds = time_repeats(work, repeats, device=config.device)
+    return _rate(rollout.num_steps * config.env.num_envs, seconds)
+
+
+def bench_train(config: RunConfig, repeats: int) -> dict[str, Any]:
+    """Real training (rollout and update), without warm start and evaluation; the first update warms up."""
+    steps = config.ppo.num_steps * config.env.num_envs
+    clock: list[float] = []
+    trainer = _trainer(config, steps * (repeats + 1), lambda metrics: clock.append(time.perf_counter()))
+    start = time.perf_counter()
+    trainer.run()
+    seconds = [b - a for a, b in zip(clock, clock[1:], strict=False)]
+    return _rate(steps, seconds) | {"first_update_s": clock[0] - start, "updates": len(clock)}
+
+
+def _trainer(config: RunConfig, total_steps: int, log: Callable[[dict[str, float]], None] = lambda _: None) -> Any:
+    from .rl.trainer import Trainer
+
+    train: TrainConfig = dataclasses.replace(config.train, total_steps=total_steps, max_minutes=0.0)
+    return Trainer(make_env(config), make_policy(config), config.ppo, train, seed=config.seed, log=log)

@@ -1,0 +1,323 @@
+"""The command line: `llarp COMMAND [config=NAME] [key=value ...]`.
+
+Commands import what they need when they run. Bad usage and bad input end with one line and exit code 2, other
+failures with a traceback and 1, Ctrl-C with 130.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import __version__, options
+from .errors import UserError
+from .options import ALIASES
+from .summary import plain, summary_lines
+
+if TYPE_CHECKING:
+    from .config import RunConfig
+
+
+@dataclass(frozen=True)
+class Request:
+    """A parsed command line."""
+
+    what: str  # second word of `bench` and `data`, else ""
+    options: Any  # the command's options dataclass
+    preset: str | None
+    overrides: tuple[str, ...]
+
+    def config(self, run: Path | None = None) -> RunConfig:
+        """The settings: of an earlier run where one is given, else of the preset, with the overrides.
+
+        A run's device is not taken over: it belonged to the machine of then.
+        """
+        from . import config
+
+        if run is None:
+            return config.load(self.preset, self.overrides)
+        if self.preset is not None:
+            raise UserError(f"config={self.preset}: settings come from {run} here; give single ones as key=value")
+        return config.load(str(run / "config.yaml"), ("device=auto", *self.overrides))
+
+
+# -- commands ---------------------------------------------------------------------------------------------------------
+
+
+def _train(request: Request) -> dict[str, Any]:
+    from .runfolder import find_run
+
+    resume = find_run(request.options.resume) if request.options.resume else None
+    config = request.config(resume)
+    from .train import train
+
+    return train(config, resume=resume)
+
+
+def _actor(request: Request) -> tuple[RunConfig, Path | None]:
+    """Settings and checkpoint of a command in which somebody acts."""
+    from .runfolder import find_run
+
+    chosen = request.options
+    if (chosen.checkpoint is None) == (chosen.policy is None):
+        raise UserError("give either checkpoint=PATH or policy=NAME (random, oracle, explorer, sweep, zero_shot)")
+    if chosen.checkpoint is None:
+        return request.config(), None
+    return request.config(find_run(chosen.checkpoint)), Path(chosen.checkpoint)
+
+
+def _eval(request: Request) -> dict[str, Any]:
+    chosen = request.options
+    if chosen.episodes < 1:
+        raise UserError(f"episodes={chosen.episodes}: must be at least 1")
+    config, checkpoint = _actor(request)
+    from .evaluation.evaluate import evaluate
+
+    return evaluate(
+        config, checkpoint=checkpoint, policy=chosen.policy, split=chosen.split, episodes=chosen.episodes,
+        sample=chosen.sample,
+    )  # fmt: skip
+
+
+def _video(request: Request) -> dict[str, Any]:
+    from .evaluation.video import check_target
+
+    chosen = request.options
+    target = check_target(chosen.out)
+    if chosen.episode < 0:
+        raise UserError(f"episode={chosen.episode}: must not be negative")
+    if chosen.instruction is not None and not (chosen.instruction.strip() and chosen.instruction.isprintable()):
+        raise UserError("instruction= must hold printable words")
+    config, checkpoint = _actor(request)
+    from .evaluation.rollout_video import record
+
+    return record(
+        config, target, checkpoint=checkpoint, policy=chosen.policy, split=chosen.split, episode=chosen.episode,
+        instruction=chosen.instruction, sample=chosen.sample,
+    )  # fmt: skip
+
+
+def _replay(request: Request) -> dict[str, Any] | list[dict[str, Any]]:
+    from .evaluation.replay import read_sequences, replay
+
+    if request.options.actions is None:
+        raise UserError("actions=FILE.json is missing: the actions to replay")
+    sequences, many = read_sequences(Path(request.options.actions), request.options.episode)
+    config = request.config()
+    from .evaluation.replay_world import open_world
+
+    world = open_world(config, sequences)
+    results = [replay(world, sequence) for sequence in sequences]
+    return results if many else results[0]
+
+
+def _bench(request: Request) -> dict[str, Any]:
+    if request.options.repeats < 1:
+        raise UserError(f"repeats={request.options.repeats}: must be at least 1")
+    config = request.config()
+    from .bench import bench
+
+    return bench(request.what, config, request.options.repeats)
+
+
+def _data(request: Request) -> dict[str, Any]:
+    config = request.config()
+    if not config.env.dataset:
+        raise UserError(f"dataset=FILE is missing: the episode file to {request.what}")
+    path = Path(config.env.dataset)
+    if request.what != "generate" and not path.is_file():
+        raise UserError(f"dataset={path}: there is no such file")
+    from . import data
+
+    if request.what == "generate":
+        return data.generate_file(config, path, request.options.split, request.options.episodes)
+    return data.inspect_file(config, path, solve=request.what == "validate")
+
+
+def _doctor(request: Request) -> dict[str, Any]:
+    config = request.config()
+    from .doctor import examine
+
+    return examine(config)
+
+
+@dataclass(frozen=True)
+class Command:
+    summary: str
+    options: type
+    run: Callable[[Request], Any]
+    whats: tuple[str, ...] = ()
+    json_out: bool = True  # `out=` is a JSON file
+
+
+COMMANDS: dict[str, Command] = {
+    "train": Command("train a policy; writes runs/NAME", options.TrainOptions, _train),
+    "eval": Command("success of a policy or planner, split by split", options.EvalOptions, _eval),
+    "video": Command("film one episode", options.VideoOptions, _video, json_out=False),
+    "replay": Command("step episodes through given actions", options.ReplayOptions, _replay),
+    "bench": Command("measure speed", options.BenchOptions, _bench, ("sim", "policy", "update", "train")),
+    "data": Command("episode files", options.DataOptions, _data, ("generate", "validate", "inspect")),
+    "doctor": Command("what is installed, found or missing, and how to mend it", options.DoctorOptions, _doctor),
+}
+
+
+# -- parsing ----------------------------------------------------------------------------------------------------------
+
+
+def parse(command: Command, words: list[str]) -> Request:
+    """The request behind the words after the command; UserError for words that mean nothing."""
+    from .config import RunConfig, build, leaves, parse_value, split_override, unknown_key
+
+    what = ""
+    if command.whats:
+        if not words or words[0] not in command.whats:
+            raise UserError(f"choose what: {', '.join(command.whats)}" + (f" (got {words[0]!r})" if words else ""))
+        what, *words = words
+    kinds, settings = leaves(command.options), leaves(RunConfig)
+    aliases = {short: full for short, full in ALIASES.items() if full in settings}
+    chosen: dict[str, Any] = {}
+    overrides: list[str] = []
+    preset = None
+    for word in words:
+        if word.startswith("-"):
+            raise UserError(f"unknown flag {word}: settings are written key=value")
+        key, value = split_override(word)
+        if key == "config":
+            preset = value
+        elif key in kinds:
+            chosen[key] = parse_value(key, value, kinds[key])
+        elif key in aliases:
+            overrides.append(f"{aliases[key]}={value}")
+        elif key in settings:
+            overrides.append(word)
+        else:
+            raise unknown_key(key, [*kinds, *aliases, *settings, "config"])
+    return Request(what, build(command.options, chosen), preset, tuple(overrides))
+
+
+def main(words: list[str]) -> int:
+    """Run a command line (without the program's name); the exit code."""
+    try:
+        return _main(words)
+    except UserError as error:
+        return _refuse(str(error))
+    except KeyboardInterrupt:
+        print("llarp: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # whoever read our output has gone, as in `llarp --help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return _refuse(f"the disk is full: {error}")
+        traceback.print_exc()
+    except MemoryError:
+        return _refuse("too little memory: lower env.num_envs or ppo.micro_batch_tokens")
+    except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":  # torch's, which cannot be named without importing torch
+            return _refuse("too little GPU memory: lower env.num_envs or ppo.micro_batch_tokens")
+        traceback.print_exc()
+    return 1
+
+
+def _main(words: list[str]) -> int:
+    if words and words[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if words and words[0] == "--version":
+        print(f"llarp {__version__}")
+        return 0
+    if not words:
+        raise UserError(f"no command given: choose {', '.join(COMMANDS)} (llarp --help says more)")
+    name, *rest = words
+    if name not in COMMANDS:
+        from .config import nearest
+
+        raise UserError(f"unknown command {name!r}{nearest(name, COMMANDS)}: choose {', '.join(COMMANDS)}")
+    command = COMMANDS[name]
+    if any(word in ("-h", "--help") for word in rest):
+        print(command_usage(name))
+        return 0
+    request = parse(command, rest)
+    out = Path(request.options.out) if command.json_out and request.options.out is not None else None
+    if out is not None:
+        check_out(out)
+    result = command.run(request)
+    if out is not None:
+        _write_result(out, result)
+    for line in summary_lines(result):
+        print(line)
+    return 0
+
+
+def _refuse(message: str) -> int:
+    print("llarp: error: " + " ".join(message.split()), file=sys.stderr)
+    return 2
+
+
+def check_out(path: Path) -> None:
+    """UserError, before any work, if `path` cannot be written."""
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise UserError(f"out={path} cannot be written: {error.strerror or error}") from None
+
+
+def _write_result(out: Path, result: Any) -> None:
+    from .runfolder import to_json, write_atomically
+
+    if isinstance(result, list):
+        write_atomically(out, "".join(to_json(row) + "\n" for row in result))
+    else:
+        write_atomically(out, to_json(result, indent=2) + "\n")
+
+
+# -- words for people -------------------------------------------------------------------------------------------------
+
+
+def usage() -> str:
+    """What `llarp --help` prints."""
+    lines = ["usage: llarp COMMAND [config=NAME] [key=value ...]", ""]
+    for name, command in COMMANDS.items():
+        lines.append(f"  {' '.join([name, '|'.join(command.whats)]).strip():32}{command.summary}")
+    return "\n".join([*lines, "", "`llarp COMMAND --help` lists options and settings, `llarp --version` the version."])
+
+
+def command_usage(name: str) -> str:
+    """What `llarp COMMAND --help` prints: its options, then every setting with its default."""
+    from .config import RunConfig, leaves, preset_names
+
+    command = COMMANDS[name]
+    head = " ".join(["llarp", name, "|".join(command.whats)]).strip()
+    lines = [f"usage: {head} [config=NAME] [key=value ...]", "", command.summary, "", "options:"]
+    for f in dataclasses.fields(command.options):
+        default = "" if f.default is None else f" (default: {plain(f.default)})"
+        lines.append(f"  {f.name + '=':20}{f.metadata['help']}{default}")
+    settings = leaves(RunConfig)
+    for short, full in ALIASES.items():
+        if full in settings:
+            lines.append(f"  {short + '=':20}short for {full}=")
+    lines += ["", f"presets (config=NAME or a path): {', '.join(preset_names())}", "", "settings and their defaults:"]
+    config = RunConfig()
+    for key in settings:
+        value: Any = config
+        for part in key.split("."):
+            value = getattr(value, part)
+        lines.append(f"  {key}={plain(value)}")
+    return "\n".join(lines)
+
+
+def run() -> None:
+    """The `llarp` command."""
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,76 @@
+"""Who acts in an evaluation or a video: a trained policy or one of the planners, behind one interface."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+
+from llarp.errors import UserError
+from llarp.tasks.planners import PLANNERS, make_planner
+
+if TYPE_CHECKING:
+    from llarp.config import RunConfig
+
+
+class Agent(Protocol):
+    """Chooses actions for the N worlds of a vector environment with torch output."""
+
+    needs_visibility: bool
+
+    def start(self, env: Any) -> None:
+        """Get ready for the worlds of `env`, before its first step."""
+
+    def act(self, observation: dict[str, Tensor], episode_start: Tensor) -> Tensor:
+        """Actions int64 (N,); `episode_start` bool (N,) marks first steps."""
+
+
+class PolicyAgent:
+    """A policy; `sample=False` takes the most probable action instead of sampling, as the original does not."""
+
+    needs_visibility = False
+
+    def __init__(self, policy: Any, sample: bool = True):
+        self.policy, self.sample = policy, sample
+
+    def start(self, env: Any) -> None:
+        self.policy.bind_instructions(env.instruction_text)
+        self.state = self.policy.initial_state(env.num_envs)
+
+    @torch.no_grad()
+    def act(self, observation: dict[str, Tensor], episode_start: Tensor) -> Tensor:
+        action, _, _, self.state = self.policy.act(observation, self.state, episode_start, deterministic=not self.sample)
+        return action
+
+
+class PlannerAgent:
+    """One planner a world."""
+
+    def __init__(self, name: str, seed: int = 0):
+        if name not in PLANNERS:
+            raise UserError(f"policy={name} is not available: choose {', '.join(PLANNERS)} or give checkpoint=PATH")
+        self.name, self.seed = name, seed
+        self.needs_visibility = name == "explorer"
+
+    def start(self, env: Any) -> None:
+        self.env = env
+        self.planners = [make_planner(self.name, self.seed) for _ in range(env.num_envs)]
+
+    def act(self, observation: dict[str, Tensor], episode_start: Tensor) -> Tensor:
+        actions = []
+        for planner, view, start in zip(self.planners, self.env.planner_views(), episode_start.tolist(), strict=True):
+            if start:
+                planner.reset(view)
+            actions.append(planner.act(view))
+        return torch.tensor(actions, device=self.env.device)
+
+
+def make_agent(config: RunConfig, checkpoint: Path | None, policy: str | None, sample: bool = True) -> Agent:
+    """The policy of a checkpoint (or of a run's newest one), or the planner named `policy`."""
+    if checkpoint is None:
+        return PlannerAgent(policy or "", config.seed)
+    from llarp.train import load_policy
+
+    return PolicyAgent(load_policy(config, checkpoint), sample)

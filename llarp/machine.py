@@ -1,0 +1,143 @@
+"""What this machine has, and how a run is sized to it: by worlds, steps and micro-batch, never by the task or model."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import UserError
+
+GIB = 1024**3
+BASE_MEMORY_GIB = 2.5
+"""What a run needs besides its worlds: libraries, LLM and ViT in the default preset (measured, rounded up)."""
+MIN_DISK_GIB = 1.0
+"""Free space a run asks for: checkpoints, events and films of the default preset, with room to spare."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Cores this process may use, memory and disk still free (GiB), and the first CUDA device, if any."""
+
+    cores: int
+    memory_gib: float
+    disk_gib: float
+    gpu: str | None = None
+    gpu_memory_gib: float = 0.0
+
+
+def inspect(folder: Path | str = ".") -> Machine:
+    """This machine, and the disk that holds `folder`."""
+    import torch
+
+    gpu, gpu_memory = None, 0.0
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        gpu, gpu_memory = properties.name, properties.total_memory / GIB
+    return Machine(cores(), free_memory_gib(), free_disk_gib(folder), gpu, gpu_memory)
+
+
+def cores() -> int:
+    """CPU cores this process may use: its affinity, cut by a container's quota."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _read("/sys/fs/cgroup/cpu.max").split()
+    if len(quota) == 2 and quota[0].isdigit():
+        usable = min(usable, max(1, int(quota[0]) // int(quota[1])))
+    return usable
+
+
+def free_memory_gib() -> float:
+    """Memory that can still be taken: what the system has free, cut by a container's limit."""
+    rows = dict(line.split(":", 1) for line in _read("/proc/meminfo").splitlines() if ":" in line)
+    if "MemAvailable" in rows:
+        free = int(rows["MemAvailable"].split()[0]) * 1024
+    else:
+        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit, used = _read("/sys/fs/cgroup/memory.max"), _read("/sys/fs/cgroup/memory.current")
+    if limit.isdigit() and used.isdigit():
+        free = min(free, int(limit) - int(used))
+    return free / GIB
+
+
+def free_disk_gib(folder: Path | str) -> float:
+    """Free space on the disk that holds `folder`, or would hold it once made."""
+    path = Path(folder).absolute()
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free / GIB
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""
+
+
+def pick_device(device: str) -> str:
+    """A torch device name for a `device` setting; UserError where this machine has no such device."""
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, index = device.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
+        raise UserError(f"device={device} is unknown: choose auto, cpu, cuda or cuda:N")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise UserError(f"device={device}: PyTorch sees {count} CUDA devices here; use device=cpu or auto")
+    return device
+
+
+def size_run(machine: Machine, device: str) -> dict[str, Any]:
+    """The settings behind `auto`: full key -> value.
+
+    On a CPU the default preset is meant to fill about 15 minutes of a 2-core machine; more cores buy more steps, a GPU
+    buys worlds as well. Little memory means fewer worlds, then smaller micro-batches.
+    """
+    if device.startswith("cuda"):
+        worlds = 256 if machine.gpu_memory_gib >= 40 else 64
+        return {
+            "env.num_envs": worlds,
+            "train.total_steps": 4096 * worlds,
+            "ppo.micro_batch_tokens": 16384 if machine.gpu_memory_gib >= 40 else 4096,
+        }
+    scarce = machine.memory_gib < 6
+    return {
+        "env.num_envs": 8 if scarce else 16 if machine.cores < 8 else 32,
+        "train.total_steps": 8_000 * max(1, min(machine.cores, 32) // 2),
+        "ppo.micro_batch_tokens": 512 if scarce else 1024,
+    }
+
+
+def fill_in_auto(tree: dict[str, Any]) -> dict[str, Any]:
+    """A settings tree with its device made definite and every `auto` that `size_run` knows replaced."""
+    device = pick_device(str(tree.get("device", "auto")))
+    filled = tree | {"device": device}
+    sizes: dict[str, Any] | None = None
+    for key in ("env.num_envs", "train.total_steps", "ppo.micro_batch_tokens"):
+        group, name = key.split(".")
+        settings = filled.get(group)
+        if isinstance(settings, dict) and settings.get(name) == "auto":
+            if sizes is None:
+                sizes = size_run(inspect(str(tree.get("output_dir", "runs"))), device)
+            filled[group] = settings | {name: sizes[key]}
+    return filled
+
+
+def check_room(num_envs: int, image_size: int, folder: Path | str) -> None:
+    """UserError where memory or disk clearly cannot hold a run of `num_envs` worlds in main memory (0 on a GPU)."""
+    needed = BASE_MEMORY_GIB + num_envs * (0.02 + 12 * image_size**2 / GIB)
+    free = free_memory_gib()
+    if free < needed:
+        raise UserError(
+            f"too little memory: a run of {num_envs} worlds needs about {needed:.1f} GiB, {free:.1f} are free; "
+            "lower env.num_envs or close other programs"
+        )
+    if free_disk_gib(folder) < MIN_DISK_GIB:
+        raise UserError(
+            f"too little disk space: {free_disk_gib(folder):.2f} GiB are free for {folder}, a run asks for "
+            f"{MIN_DISK_GIB:g}; make room or set output_dir"
+        )

@@ -1,0 +1,69 @@
+"""What each command takes besides settings (`key=value` of the config): small dataclasses, checked like the config."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Planner = Literal["random", "oracle", "explorer", "sweep", "zero_shot"]
+
+ALIASES = {"dataset": "env.dataset", "scenes": "env.scenes", "rules": "env.rules"}
+"""Short names of settings that every command takes."""
+
+
+def option(default: Any, help: str) -> Any:
+    """A dataclass field with a line of help."""
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    resume: str | None = option(None, "run folder to continue")
+    out: str | None = option(None, "file for the JSON result")
+
+
+@dataclass(frozen=True)
+class _Actor:
+    checkpoint: str | None = option(None, "run folder or checkpoint whose policy acts")
+    policy: Planner | None = option(None, "who acts instead: random, oracle, explorer, sweep or zero_shot")
+    split: str = option("new_scenes", "split the episodes come from, or all")
+    sample: bool = option(True, "sample actions (as the original evaluates) instead of taking the most probable")
+
+
+@dataclass(frozen=True)
+class EvalOptions(_Actor):
+    episodes: int = option(300, "episodes a split")
+    out: str | None = option(None, "file for the JSON result")
+
+
+@dataclass(frozen=True)
+class VideoOptions(_Actor):
+    instruction: str | None = option(None, "free text to follow instead of an episode's own instruction")
+    episode: int = option(0, "which episode of the split")
+    out: str = option("rollout.mp4", "the film")
+
+
+@dataclass(frozen=True)
+class ReplayOptions:
+    actions: str | None = option(None, "JSON or JSON-lines file with the actions")
+    episode: str | None = option(None, "episode id, where the file names none")
+    out: str | None = option(None, "file for the JSON result (JSON lines if `actions` is)")
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    repeats: int = option(3, "timed repeats, of which the median counts")
+    out: str | None = option(None, "file for the JSON result")
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    split: str = option("train", "generate: split to make episodes for")
+    episodes: int = option(1000, "generate: how many")
+    out: str | None = option(None, "file for the JSON result")
+
+
+@dataclass(frozen=True)
+class DoctorOptions:
+    out: str | None = option(None, "file for the JSON result")

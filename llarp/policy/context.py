@@ -1,0 +1,195 @@
+"""Contexts of the frozen model: instructions computed once, decoding row by row, whole segments in parallel.
+
+Letters in shapes: N worlds, B segments, U different instructions, L layers, H key-value heads, D head size, P prefix
+slots, V visual slots, K visual tokens a step, S tokens of a segment. Positions: instruction 0 .. length - 1, the k-th
+visual token of step t at length + t * K + k.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llarp.errors import UserError
+
+from .base import State
+from .cache import new_entries, prefix_cache, range_mask, row_cache
+from .llm import FrozenLLM
+
+
+@dataclass
+class Prefixes:
+    """Keys and values of U instructions, right-aligned in P slots, and which of them each of B rows has."""
+
+    keys: Tensor  # (L, U, H, P, D)
+    values: Tensor  # (L, U, H, P, D)
+    length: Tensor  # (B,) int64 tokens of each row's instruction
+    index: Tensor  # (B,) int64 into U
+
+
+class InstructionCache:
+    """Keys and values of the instructions seen lately, each computed once."""
+
+    def __init__(self, llm: FrozenLLM, max_tokens: int, max_bytes: int):
+        self.llm, self.max_tokens, self.max_bytes = llm, max_tokens, max_bytes
+        self.num_computed = 0
+        # On a CPU one text at a time costs little, and its numbers then never depend on which texts came with it:
+        # a resumed run repeats an uninterrupted one exactly. A GPU needs the texts of equal length together.
+        self.grouped = llm.device.type != "cpu"
+        self._entries: OrderedDict[str, Tensor] = OrderedDict()  # text -> (2, L, H, length, D)
+        self._bytes = 0
+
+    def get(self, texts: list[str]) -> Prefixes:
+        """Prefixes of B texts; UserError for a text longer than `max_tokens`."""
+        row = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+        self._compute([text for text in row if text not in self._entries])
+        for text in row:
+            self._entries.move_to_end(text)
+        found = [self._entries[text] for text in row]
+        self._evict()
+        return pack(found, [row[text] for text in texts])
+
+    def _evict(self) -> None:
+        while self._bytes > self.max_bytes and len(self._entries) > 1:
+            self._bytes -= self._entries.popitem(last=False)[1].nbytes
+
+    def _compute(self, texts: list[str]) -> None:
+        groups: dict[int, list[tuple[str, list[int]]]] = {}
+        for i, text in enumerate(texts):
+            ids = self.llm.tokens(text)
+            if len(ids) > self.max_tokens:
+                raise UserError(
+                    f"the instruction {text[:40]!r}... has {len(ids)} tokens; "
+                    f"shorten it or raise policy.max_instruction_tokens={self.max_tokens}"
+                )
+            groups.setdefault(len(ids) if self.grouped else i, []).append((text, ids))
+        for group in groups.values():
+            ids_of_group = torch.tensor([ids for _, ids in group], device=self.llm.device)
+            for (text, _), entry in zip(group, compute_prefixes(self.llm, ids_of_group), strict=True):
+                self._entries[text] = entry
+                self._bytes += entry.nbytes
+                self.num_computed += 1
+
+
+@torch.no_grad()
+def compute_prefixes(llm: FrozenLLM, ids: Tensor) -> list[Tensor]:
+    """Keys and values of R texts of equal length, ids (R, length): R tensors (2, L, H, length, D)."""
+    _, keys, values = run_parallel(llm, None, llm.embed(ids))
+    return [torch.stack([keys[:, i], values[:, i]]) for i in range(len(ids))]
+
+
+def pack(entries: list[Tensor], index: list[int]) -> Prefixes:
+    """Prefixes from U entries (2, L, H, length, D), for rows that have entry `index`."""
+    lengths = [entry.shape[3] for entry in entries]
+    slots = max(lengths)
+    two, layers, heads, _, size = entries[0].shape
+    packed = entries[0].new_zeros(two, layers, len(entries), heads, slots, size)
+    for i, entry in enumerate(entries):
+        packed[:, :, i, :, slots - lengths[i] :] = entry
+    rows = torch.tensor(index)
+    return Prefixes(packed[0], packed[1], torch.tensor(lengths)[rows].to(packed.device), rows.to(packed.device))
+
+
+def run_parallel(llm: FrozenLLM, prefixes: Prefixes | None, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """All tokens (B, S, hidden) behind their rows' prefixes at once: hidden (B, S, hidden), new keys and values.
+
+    Gradients flow to `tokens` only. Keys and values are (L, B, H, S, D). Padding belongs on the right of a row.
+    """
+    rows, count = tokens.shape[:2]
+    step = torch.arange(count, device=tokens.device)
+    if prefixes is None:
+        slots, length = 0, torch.zeros(rows, dtype=torch.int64, device=tokens.device)
+        cache = prefix_cache(None, None, llm.num_layers)
+    else:
+        slots, length = prefixes.keys.shape[3], prefixes.length
+        cache = prefix_cache(prefixes.keys, prefixes.values, llm.num_layers, prefixes.index)
+    last = (slots + step).expand(rows, count)
+    mask = range_mask(slots - length, last, slice(0, slots + count), llm.dtype)
+    hidden = llm.run(tokens, length[:, None] + step, mask, cache)
+    return hidden, *new_entries(cache)
+
+
+def new_rows(prefixes: Prefixes, num_rows: int, prefix_slots: int, visual_slots: int) -> State:
+    """Empty cache rows shaped like `prefixes`: keys, values (L, N, H, P + V, D), prefix_length (N,), step (N,)."""
+    layers, _, heads, _, size = prefixes.keys.shape
+    shape = (layers, num_rows, heads, prefix_slots + visual_slots, size)
+    device = prefixes.keys.device
+    return {
+        "keys": prefixes.keys.new_zeros(shape),
+        "values": prefixes.keys.new_zeros(shape),
+        "prefix_length": torch.zeros(num_rows, dtype=torch.int64, device=device),
+        "step": torch.zeros(num_rows, dtype=torch.int64, device=device),
+    }
+
+
+def start_rows(state: State, rows: Tensor, prefixes: Prefixes, prefix_slots: int) -> None:
+    """Give the rows (R,) the R prefixes and set them to step 0; touches these rows only."""
+    width = prefixes.keys.shape[3]
+    where = slice(prefix_slots - width, prefix_slots)
+    state["keys"][:, rows, :, where] = prefixes.keys[:, prefixes.index]
+    state["values"][:, rows, :, where] = prefixes.values[:, prefixes.index]
+    state["prefix_length"][rows] = prefixes.length
+    state["step"][rows] = 0
+
+
+def decode(llm: FrozenLLM, state: State, tokens: Tensor, prefix_slots: int) -> Tensor:
+    """One step of every row: hidden states (N, K, hidden) of its K new tokens; writes the cache, counts the step.
+
+    Raises ValueError where a row was never started or its episode is longer than the cache.
+    """
+    rows, count = tokens.shape[:2]
+    length, first_new = state["prefix_length"], state["step"] * count
+    shortest, longest, end = torch.stack([length.min(), length.max(), first_new.max() + count]).tolist()
+    if shortest == 0:
+        raise ValueError("a row was never started: its first act needs episode_start")
+    if prefix_slots + end > state["keys"].shape[3]:
+        raise ValueError("an episode is longer than policy.max_steps")
+    visible = slice(prefix_slots - longest, prefix_slots + end)  # slots that some row uses
+    new = first_new[:, None] + torch.arange(count, device=tokens.device)
+    mask = range_mask(prefix_slots - length, prefix_slots + new, visible, llm.dtype)
+    cache = row_cache(state["keys"], state["values"], prefix_slots + new, visible)
+    hidden = llm.run(tokens, length[:, None] + new, mask, cache)
+    state["step"] += 1
+    return hidden
+
+
+def prefixes_of(state: State, prefix_slots: int) -> Prefixes:
+    """The rows' own prefixes, as a view of the state."""
+    length = state["prefix_length"]
+    width = max(int(length.max()), 1)
+    where = slice(prefix_slots - width, prefix_slots)
+    index = torch.arange(len(length), device=length.device)
+    return Prefixes(state["keys"][:, :, :, where], state["values"][:, :, :, where], length, index)
+
+
+@torch.no_grad()
+def check_cache(llm: FrozenLLM) -> float:
+    """Largest relative rms error of parallel and of row-by-row decoding against the model's own full forward.
+
+    Three sequences with prefixes of different lengths; in row-by-row decoding row 0 starts anew after a step.
+    """
+    steps, lengths = 4, (5, 2, 7)
+    generator = torch.Generator().manual_seed(0)
+    vocabulary = llm.embedding_table().shape[0]
+    ids = [torch.randint(vocabulary, (n + steps,), generator=generator).to(llm.device) for n in lengths]
+    full = torch.stack([llm.run_uncached(llm.embed(i[None]))[0, -steps:] for i in ids]).float()
+
+    visual = torch.stack([llm.embed(i[-steps:]) for i in ids])
+    prefixes = pack([compute_prefixes(llm, i[None, :-steps])[0] for i in ids], [0, 1, 2])
+    parallel = run_parallel(llm, prefixes, visual)[0].float()
+
+    slots, rows = prefixes.keys.shape[3], prefixes.index
+    state = new_rows(prefixes, len(ids), slots, steps)
+    start_rows(state, rows, prefixes, slots)
+    decoded = torch.zeros_like(full)
+    for tick in range(steps):
+        if tick == 1:
+            anew = Prefixes(prefixes.keys, prefixes.values, prefixes.length[:1], rows[:1])
+            start_rows(state, rows[:1], anew, slots)
+        step = state["step"].clone()
+        decoded[rows, step] = decode(llm, state, visual[rows, step][:, None], slots)[:, 0].float()
+    pairs = [(parallel, full), (decoded[0, :-1], full[0, :-1]), (decoded[1:], full[1:])]
+    return float(torch.stack([(a - b).norm() / b.norm() for a, b in pairs]).max())  # NaN stays NaN

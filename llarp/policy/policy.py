@@ -1,0 +1,188 @@
+"""The LLaRP policy: instruction tokens, then one step after another, through a frozen language model (2310.17722)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llarp.errors import UserError
+from llarp.tasks.actions import ACTIONS
+
+from .base import NO_ACTION, Policy, SegmentBatch, State, check_same_shapes, sample
+from .config import PolicyConfig
+from .context import InstructionCache, decode, new_rows, prefixes_of, run_parallel, start_rows
+from .heads import Heads
+from .llm import choose_dtype, load_llm
+from .vision import FrozenVision
+
+
+class LLaRPPolicy(Policy):
+    """Frozen language model and vision model with trainable projector, action MLP and critic.
+
+    State (N worlds; see `context.py` for the cache's layout): keys, values, prefix_length, step, and, to rebuild the
+    visual part after an update, the running episode's features (N, max_steps, num_tokens, dim) and previous actions
+    (N, max_steps + 1), the entry after the last step being the action just taken.
+    """
+
+    def __init__(self, config: PolicyConfig, device: torch.device | str = "cpu"):
+        """Loads the frozen models (errors: `load_llm`, `FrozenVision`); trainable parts from torch's generator."""
+        super().__init__()
+        config.validate()
+        self.config = config
+        device = torch.device(device)
+        dtype = choose_dtype(config.precision, device)
+        self.llm = load_llm(config.llm, config.precision, device)
+        vision = FrozenVision(config.vision, config.vision_weights, config.vision_pool, config.image_size, dtype)
+        self.vision = vision
+        words = self.llm.word_embeddings([action.words for action in ACTIONS]).cpu()
+        self.heads = Heads(config, vision.num_tokens, vision.dim, self.llm.hidden_size, self.llm.token_norm, words)
+        self.to(device)
+        self.instructions = InstructionCache(self.llm, config.max_instruction_tokens, config.instruction_cache_mb << 20)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the policy computes."""
+        return self.llm.device
+
+    def encode(self, rgb: Tensor) -> Tensor:
+        """Frozen features float16 (N, num_tokens, dim) of pictures uint8 (N, H, W, 3)."""
+        return self.vision.encode(rgb)
+
+    def calibrate(self, features: Tensor) -> None:
+        """Fit the fixed standardisation of features (..., num_tokens, dim); only the first call does anything."""
+        self.heads.standardize.fit(features)
+
+    def initial_state(self, num_envs: int) -> State:
+        """State of N worlds, none of them started."""
+        config, device = self.config, self.device
+        visual_slots = config.max_steps * config.num_visual_tokens
+        example = self.instructions.get(["go"])
+        state = new_rows(example, num_envs, config.max_instruction_tokens, visual_slots)
+        shape = (num_envs, config.max_steps, self.vision.num_tokens, self.vision.dim)
+        state["features"] = torch.zeros(shape, dtype=torch.float16, device=device)
+        state["previous_action"] = torch.full((num_envs, config.max_steps + 1), NO_ACTION, device=device)
+        return state
+
+    @torch.no_grad()
+    def act(
+        self,
+        obs: dict[str, Any],
+        state: State,
+        episode_start: Tensor,
+        deterministic: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor, State]:
+        """One step, see `Policy.act`; `state` changes in place. `generator` draws actions (default: torch's own)."""
+        features = obs["features"] if "features" in obs else self.encode(torch.as_tensor(obs["rgb"]))
+        starting = torch.as_tensor(episode_start, device=self.device).nonzero().flatten()
+        if len(starting):
+            start_rows(state, starting, self.instructions.get(self._texts(obs, starting)), self._prefix_slots)
+            state["previous_action"][starting, 0] = NO_ACTION
+        rows, step = torch.arange(len(features), device=self.device), state["step"].clone()
+        previous_action = state["previous_action"][rows, step]
+        tokens = self.heads.visual_tokens(features, previous_action)
+        hidden = decode(self.llm, state, tokens, self._prefix_slots)
+        state["features"][rows, step] = features.to(state["features"].dtype)
+        logits, value = self.heads(hidden[:, -1])
+        action, log_prob = sample(logits, deterministic, generator)
+        state["previous_action"][rows, step + 1] = action
+        return action, log_prob, value, state
+
+    def action_logits(self, batch: SegmentBatch) -> tuple[Tensor, Tensor]:
+        """Logits (B, T, 70) and values (B, T) of whole segments, all steps at once."""
+        texts = [self.instruction_text(i) for i in batch.instruction_id.tolist()]
+        tokens = self.heads.visual_tokens(batch.features, batch.previous_action)  # (B, T, K, hidden)
+        hidden, _, _ = run_parallel(self.llm, self.instructions.get(texts), tokens.flatten(1, 2))
+        return self.heads(hidden.unflatten(1, tokens.shape[1:3])[:, :, -1])
+
+    @torch.no_grad()
+    def refresh_state(self, state: State) -> State:
+        """Rebuild the visual keys and values of running episodes from stored features, in place."""
+        steps = int(state["step"].max())
+        if steps:
+            tokens = self.heads.visual_tokens(state["features"][:, :steps], state["previous_action"][:, :steps])
+            prefixes = prefixes_of(state, self._prefix_slots)
+            _, keys, values = run_parallel(self.llm, prefixes, tokens.flatten(1, 2))
+            visual = slice(self._prefix_slots, self._prefix_slots + keys.shape[3])
+            state["keys"][:, :, :, visual] = keys
+            state["values"][:, :, :, visual] = values
+        return state
+
+    @property
+    def _prefix_slots(self) -> int:
+        return self.config.max_instruction_tokens
+
+    def _texts(self, obs: dict[str, Any], rows: Tensor) -> list[str]:
+        if "instruction" in obs:
+            return [obs["instruction"][i] for i in rows.tolist()]
+        return [self.instruction_text(i) for i in obs["instruction_id"][rows].tolist()]
+
+    def trainable_state_dict(self) -> dict[str, Tensor]:
+        """Trainable parameters and the standardisation, by name."""
+        return {name: tensor.detach().clone() for name, tensor in self.heads.state_dict().items()}
+
+    def load_trainable_state_dict(self, tensors: dict[str, Tensor]) -> None:
+        """Take over what `trainable_state_dict` gave; UserError where it is another configuration's."""
+        check_same_shapes(self.heads.state_dict(), tensors)
+        self.heads.load_state_dict(tensors)
+
+    def frozen_fingerprint(self) -> dict[str, str]:
+        """sha256 of the frozen weights: "llm" (its files), "vision" (its float32 values)."""
+        return {"llm": self.llm.fingerprint(), "vision": self.vision.fingerprint}
+
+    def unfetchable_weights(self) -> dict[str, Tensor]:
+        """The vision model's weights where they are random, else nothing."""
+        return self.vision.weights_to_keep()
+
+    def load_unfetchable_weights(self, tensors: dict[str, Tensor]) -> None:
+        """Take over what `unfetchable_weights` gave."""
+        super().load_unfetchable_weights(tensors)
+        if tensors:
+            self.vision.load_weights(tensors)
+
+    def describe(self) -> str:
+        """One line for logs: frozen models, their weights, precision, parameter counts."""
+        precision = str(self.llm.dtype).removeprefix("torch.")
+        return f"llm {self.config.llm} ({precision}) | vision {self.vision.describe()} | {super().describe()}"
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write config.json, trainable.safetensors and, where it can not be fetched again, vision.safetensors."""
+        from safetensors.torch import save_file
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({k: v.cpu() for k, v in self.trainable_state_dict().items()}, folder / "trainable.safetensors")
+        if kept := self.unfetchable_weights():
+            save_file(kept, folder / "vision.safetensors")
+        description = {"config": asdict(self.config), "frozen": self.frozen_fingerprint()}
+        (folder / "config.json").write_text(json.dumps(description, indent=1) + "\n")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, device: torch.device | str = "cpu") -> LLaRPPolicy:
+        """The policy that `save_pretrained` wrote; UserError where files are missing or the frozen models differ."""
+        from safetensors.torch import load_file
+
+        folder = Path(folder)
+        try:
+            description = json.loads((folder / "config.json").read_text())
+            names = {f.name for f in fields(PolicyConfig)}
+            unknown = sorted(description["config"].keys() - names)
+            if unknown:
+                raise UserError(f"{folder}/config.json: unknown setting {unknown[0]}; it is of another version")
+            trainable = load_file(folder / "trainable.safetensors")
+            kept = load_file(folder / "vision.safetensors") if (folder / "vision.safetensors").exists() else {}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{folder}: not a policy folder that can be read ({error})") from error
+        policy = cls(PolicyConfig(**description["config"]), device)
+        if kept:
+            policy.load_unfetchable_weights(kept)
+        policy.load_trainable_state_dict(trainable)
+        for part, digest in policy.frozen_fingerprint().items():
+            if description["frozen"].get(part) != digest:
+                raise UserError(f"{folder}: trained with other weights of the frozen {part} model than those here")
+        return policy

@@ -1,0 +1,97 @@
+"""Settings of PPO, behaviour cloning and the training run. Imports nothing heavy, so that `llarp --help` stays quick."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from llarp.errors import UserError
+
+
+def _check(name: str, value: float, low: float, high: float = float("inf")) -> None:
+    if not low <= value <= high:
+        span = f"at least {low:g}" if high == float("inf") else f"from {low:g} to {high:g}"
+        raise UserError(f"{name}={value!r} is out of range: it must be {span}")
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    """Proximal policy optimisation; the defaults are the LLaRP paper's (arXiv 2310.17722)."""
+
+    num_steps: int = 32  # environment steps a world takes between two updates
+    num_epochs: int = 2  # passes over the rollout in one update
+    num_minibatches: int = 8  # gradient steps a pass
+    lr: float = 3e-4  # Adam's learning rate, constant
+    adam_eps: float = 1e-5  # Adam's epsilon
+    clip: float = 0.2  # how far the probability ratio may leave 1
+    clip_value: float = 0.0  # how far a value may leave its old one before its loss is clipped; 0: never clipped
+    entropy_coef: float = 0.01  # weight of the entropy bonus
+    value_coef: float = 0.5  # weight of the value loss (half the squared error)
+    gamma: float = 0.99  # discount a step
+    gae_lambda: float = 0.95  # lambda of generalised advantage estimation
+    max_grad_norm: float = 0.2  # gradients are scaled down to this global norm
+    normalize_advantage: bool = False  # scale the rollout's advantages to mean 0 and deviation 1
+    bootstrap_time_limit: bool = False  # true: a truncated episode is worth the value of its final observation, not 0
+    target_kl: float = 0.0  # no further epoch once one's mean KL estimate exceeds this; 0: off
+    micro_batch_tokens: int = 1024  # padded segment steps in one forward pass; bounds the memory, not the result
+    micro_batch_fill: float = 0.5  # no segment shorter than this share of its micro-batch's longest (1: no padding)
+    max_log_prob_gap: float = 0.25  # rollout and update may differ by this much in mean log-probability, else an error
+
+    def __post_init__(self) -> None:
+        for name in ("num_steps", "num_epochs", "num_minibatches", "micro_batch_tokens"):
+            _check(f"ppo.{name}", getattr(self, name), 1)
+        for name in ("lr", "adam_eps", "clip", "max_grad_norm", "max_log_prob_gap"):
+            _check(f"ppo.{name}", getattr(self, name), 1e-12)
+        for name in ("gamma", "gae_lambda", "micro_batch_fill"):
+            _check(f"ppo.{name}", getattr(self, name), 0, 1)
+        for name in ("clip_value", "entropy_coef", "value_coef", "target_kl"):
+            _check(f"ppo.{name}", getattr(self, name), 0)
+
+
+@dataclass(frozen=True)
+class BCConfig:
+    """Warm start by behaviour cloning of a planner's demonstrations."""
+
+    demonstrator: str = "explorer"  # planner that gives the labels; one that sees no more than a robot could have seen
+    episodes: int = 3000  # demonstrations to collect
+    collect_minutes: float = 4.0  # stop collecting after this long, however many there are
+    noise: float = 0.3  # share of steps whose executed action is another one, while the label stays the planner's
+    epochs: int = 4  # passes over the demonstrations
+    train_minutes: float = 4.0  # stop training after this long; the learning rate's schedule follows the clock
+    lr: float = 1e-3  # AdamW's peak learning rate
+    weight_decay: float = 0.01  # AdamW's weight decay
+    warmup: float = 0.05  # share of the training over which the learning rate rises
+    batch_tokens: int = 512  # padded steps a gradient step sees
+    max_grad_norm: float = 1.0  # gradients are scaled down to this global norm
+    holdout: float = 0.05  # share of the episodes kept for the printed loss and accuracy
+
+    def __post_init__(self) -> None:
+        for name in ("episodes", "epochs", "batch_tokens"):
+            _check(f"bc.{name}", getattr(self, name), 1)
+        for name in ("collect_minutes", "train_minutes", "weight_decay"):
+            _check(f"bc.{name}", getattr(self, name), 0)
+        for name in ("lr", "max_grad_norm"):
+            _check(f"bc.{name}", getattr(self, name), 1e-12)
+        for name in ("noise", "warmup", "holdout"):
+            _check(f"bc.{name}", getattr(self, name), 0, 0.95)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run."""
+
+    total_steps: int = 20_000  # PPO's environment steps, all worlds together
+    max_minutes: float = 0.0  # PPO also ends after this long; 0: no limit
+    warm_start: Literal["bc", "none"] = "bc"  # "bc": clone demonstrations first; "none": PPO from the random initialisation
+    critic_warmup_steps: int = 1500  # environment steps of fresh rollouts on which the critic is fitted before PPO
+    success_window: int = 200  # success rate and mean return are over this many episodes finished last
+    checkpoint_interval: int = 10  # updates between two checkpoints; the last state is always kept
+    keep_checkpoints: int = 2  # how many of the newest are kept
+    eval_episodes: int = 300  # held-out episodes evaluated before and after PPO; 0: none
+    eval_split: str = "new_scenes"  # which split those come from
+
+    def __post_init__(self) -> None:
+        for name in ("total_steps", "success_window", "checkpoint_interval", "keep_checkpoints", "critic_warmup_steps"):
+            _check(f"train.{name}", getattr(self, name), 1)
+        for name in ("max_minutes", "eval_episodes"):
+            _check(f"train.{name}", getattr(self, name), 0)

@@ -1,0 +1,192 @@
+"""What the worlds went through since the last update, cut into episode segments that the policy can be trained on.
+
+Episodes straddle rollout borders: the buffer keeps the earlier steps of every running episode as context, which a
+segment shows to the policy without loss. Letters in shapes: C context rows, T steps, N worlds, B segments, L longest.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llarp.policy.base import NO_ACTION, SegmentBatch
+
+CONTEXT_FIELDS = ("features", "instruction_id", "action", "episode_start")
+"""What is needed of a step that only serves as context."""
+
+
+@dataclass
+class Piece:
+    """Some segments, padded to the same length, and where their transitions lie in the rollout."""
+
+    batch: SegmentBatch
+    loss_mask: Tensor  # (B, L) bool: this rollout's transitions; the rest is context, a tail or padding
+    step: Tensor  # (B, L) int64 row of (T, N) tensors, negative in the context
+    world: Tensor  # (B, L) int64 column of (T, N) tensors
+
+    def __len__(self) -> int:
+        return int(self.loss_mask.sum())
+
+    def take(self, rollout_tensor: Tensor) -> Tensor:
+        """The piece's transitions of a (T, N) tensor, flat, in the order of `x[loss_mask]`."""
+        return rollout_tensor[self.step[self.loss_mask], self.world[self.loss_mask]]
+
+    def put(self, rollout_tensor: Tensor, segment_tensor: Tensor) -> None:
+        """Writes the transitions of a (B, L) tensor where they belong in a (T, N) tensor."""
+        mask = self.loss_mask
+        rollout_tensor[self.step[mask], self.world[mask]] = segment_tensor[mask].to(rollout_tensor.dtype)
+
+
+class Rollout:
+    """A finished rollout: (T, N) tensors by name, and its episode segments.
+
+    `data`: log_prob, value, reward float32; action, instruction_id int64; terminated, truncated, episode_start, success,
+    invalid_action bool. Features are (C + T + 1, N, num_tokens, dim); the last row is the observation after the rollout.
+    """
+
+    def __init__(self, rows: list[dict[str, Tensor]], num_context: int, border_features: Tensor) -> None:
+        self.num_context = num_context
+        fields = rows[num_context].keys()
+        self.data = {f: torch.stack([row[f] for row in rows[num_context:]]) for f in fields if f != "features"}
+        self._history = {f: torch.stack([row[f] for row in rows]) for f in CONTEXT_FIELDS if f != "features"}
+        self._features = torch.stack([row["features"] for row in rows] + [border_features])
+        # Segments as int64 (S,) vectors on the CPU; rows count from the oldest context row.
+        start = self._history["episode_start"].cpu()
+        total, num_envs = start.shape
+        row = torch.arange(total)[:, None].expand(-1, num_envs)
+        begin = torch.where(start, row, -1).cummax(0).values
+        opens = start[num_context:].clone()
+        opens[0] = True
+        self.world, first = opens.T.nonzero().unbind(1)  # by world, then by row
+        self.first = first + num_context  # first row with loss
+        self.begin = begin[self.first, self.world]  # first row of the episode
+        if (self.begin < 0).any():
+            raise RuntimeError("a world's episode began before the rollout's context: its episode_start was never given")
+        same_world = self.world[1:] == self.world[:-1]
+        rows_end = torch.full_like(self.first, total)
+        rows_end[:-1] = torch.where(same_world, self.first[1:], total)
+        self.end = rows_end  # one past the last row
+
+    @property
+    def num_steps(self) -> int:
+        return self.data["reward"].shape[0]
+
+    @property
+    def num_transitions(self) -> int:
+        return self.data["reward"].numel()
+
+    def pieces(self, max_tokens: int, fill: float, index: Tensor | None = None, tails: bool = False) -> list[Piece]:
+        """Every segment (or those of `index`) once, in pieces of at most `max_tokens` padded steps and similar lengths.
+
+        With `tails`, a segment whose last step leads on in the same episode (the rollout's border, or a truncation whose
+        final observation was stored) ends with that observation as one more step without loss.
+        """
+        index = torch.arange(len(self.world)) if index is None else index
+        length = self.end - self.begin
+        index = index[length[index].argsort(descending=True, stable=True)]
+        pieces, at = [], 0
+        while at < len(index):
+            longest = int(length[index[at]]) + tails
+            count = max(1, max_tokens // longest)
+            similar = int((length[index[at : at + count]] >= fill * (longest - tails)).sum())
+            pieces.append(self._piece(index[at : at + similar], tails))
+            at += similar
+        return pieces
+
+    def minibatches(self, count: int, generator: torch.Generator, max_tokens: int, fill: float) -> list[list[Piece]]:
+        """All segments in `count` random mini-batches (fewer if segments are) of nearly as many transitions each."""
+        transitions = self.end - self.first
+        # Large ones first keeps the sums even; the jitter keeps the same segments from meeting in every epoch.
+        order = (transitions * (0.5 + torch.rand(len(transitions), generator=generator))).argsort(descending=True)
+        heap: list[tuple[int, int]] = [(0, i) for i in range(min(count, len(order)))]
+        members: list[list[int]] = [[] for _ in heap]
+        for segment in order.tolist():
+            load, lightest = heapq.heappop(heap)
+            members[lightest].append(segment)
+            heapq.heappush(heap, (load + int(transitions[segment]), lightest))
+        shuffled = torch.randperm(len(members), generator=generator).tolist()
+        return [self.pieces(max_tokens, fill, torch.tensor(members[i])) for i in shuffled]
+
+    def _has_tail(self) -> Tensor:
+        """Whether a segment's last step leads to an observation of the same episode, (S,) bool."""
+        last = self.end - 1 - self.num_context
+        terminated = self.data["terminated"].cpu()[last, self.world]
+        truncated = self.data["truncated"].cpu()[last, self.world]
+        at_border = ~terminated & ~truncated
+        return at_border | (truncated & ~terminated) if "final_features" in self.data else at_border
+
+    def _piece(self, index: Tensor, tails: bool) -> Piece:
+        world, begin, first, end = (x[index] for x in (self.world, self.begin, self.first, self.end))
+        tail = self._has_tail()[index] if tails else torch.zeros(len(index), dtype=torch.bool)
+        length = end - begin + tail
+        at = torch.arange(int(length.max()))[None]  # (1, L)
+        rows = begin[:, None] + at  # (B, L)
+        valid = at < length[:, None]
+        loss_mask = (rows >= first[:, None]) & (rows < end[:, None])
+        total = self._features.shape[0] - 1
+        device = self._features.device
+        columns = world[:, None].expand_as(rows).to(device)
+        shown = torch.where(valid, rows, begin[:, None]).to(device)  # padding repeats the first step
+        features = self._features[shown, columns]
+        action = self._history["action"][shown.clamp(max=total - 1), columns]
+        previous = self._history["action"][(shown - 1).clamp(min=0), columns]
+        previous[:, 0] = NO_ACTION
+        if tails and "final_features" in self.data:
+            ended = tail & self.data["truncated"].cpu()[end - 1 - self.num_context, world]
+            b = ended.nonzero().flatten()
+            final = self.data["final_features"][(end[b] - 1 - self.num_context).to(device), world[b].to(device)]
+            features[b.to(device), (length[b] - 1).to(device)] = final
+        batch = SegmentBatch(
+            instruction_id=self._history["instruction_id"][begin.to(device), world.to(device)],
+            features=features,
+            previous_action=previous,
+            action=action,
+            valid=valid.to(device),
+        )
+        return Piece(batch, loss_mask.to(device), (rows - self.num_context).to(device), columns)
+
+
+class RolloutBuffer:
+    """Collects steps; `finish` hands them out as a `Rollout` and keeps the running episodes as the next one's context."""
+
+    def __init__(self) -> None:
+        self._rows: list[dict[str, Tensor]] = []
+        self._num_context = 0
+
+    def __len__(self) -> int:
+        """Steps added since the last `finish`."""
+        return len(self._rows) - self._num_context
+
+    def add(self, **step: Tensor) -> None:
+        """One step of all worlds: features (N, num_tokens, dim) and (N,) tensors by the names in `Rollout.data`.
+
+        `final_features` (N, num_tokens, dim), where given at every step, are those of the observation before the reset
+        and let truncated episodes bootstrap.
+        """
+        self._rows.append(step)
+
+    def finish(self, border_features: Tensor) -> Rollout:
+        """The steps since the last call, as a rollout. `border_features`: of the observation the last step returned."""
+        rollout = Rollout(self._rows, self._num_context, border_features)
+        running = ~(self._rows[-1]["terminated"] | self._rows[-1]["truncated"]).cpu()
+        is_last = torch.ones_like(rollout.end, dtype=torch.bool)
+        is_last[:-1] = rollout.world[1:] != rollout.world[:-1]
+        age = (rollout.end - rollout.begin)[is_last]  # (N,) steps of each world's last episode
+        self._num_context = int(age[running].max()) if running.any() else 0
+        kept = self._rows[len(self._rows) - self._num_context :]
+        self._rows = [{name: row[name] for name in CONTEXT_FIELDS} for row in kept]
+        return rollout
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The context of the running episodes, (C, N, ...) by field; only between `finish` and the next `add`."""
+        if len(self):
+            raise RuntimeError("a rollout buffer is saved between rollouts only")
+        return {f: torch.stack([row[f] for row in self._rows]) for f in CONTEXT_FIELDS} if self._rows else {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Puts the saved context back."""
+        self._num_context = len(state["features"]) if state else 0
+        self._rows = [{f: state[f][i] for f in CONTEXT_FIELDS} for i in range(self._num_context)]

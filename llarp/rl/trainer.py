@@ -1,0 +1,171 @@
+"""The training loop: act, step, store, returns, update."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llarp.policy.base import Policy
+
+from . import checkpoint
+from .collect import Collector
+from .config import PPOConfig, TrainConfig
+from .rollout import Rollout
+from .update import ppo_update, trainable_parameters
+
+Metrics = dict[str, float]
+
+
+class Trainer:
+    """PPO on `env` (the contract's `output="torch"`, same-step autoreset) with any `Policy`.
+
+    `log` gets one dict of numbers an update. Checkpoints go to `checkpoint_dir`, if given. `seed` orders the
+    mini-batches; actions are drawn from torch's global generator, which the caller seeds.
+    """
+
+    def __init__(
+        self,
+        env: Any,
+        policy: Policy,
+        ppo: PPOConfig,
+        train: TrainConfig,
+        *,
+        seed: int,
+        log: Callable[[Metrics], None],
+        checkpoint_dir: Path | None = None,
+    ) -> None:
+        self.policy, self.ppo, self.train = policy, ppo, train
+        self.log, self.checkpoint_dir = log, checkpoint_dir
+        self.collector = Collector(env, policy, ppo.bootstrap_time_limit)
+        self.optimizer = torch.optim.Adam(trainable_parameters(policy), lr=ppo.lr, eps=ppo.adam_eps)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.window = EpisodeWindow(env.num_envs, train.success_window)
+        self.env_steps = self.updates = 0
+        self.wall_s = 0.0  # spent in the training loop, earlier sessions included
+
+    def run(self, stop: Callable[[], bool] = lambda: False) -> None:
+        """Trains until the steps or the time are used up or `stop()` is true, then writes a checkpoint.
+
+        `stop` is asked after every step. An unfinished rollout is then not trained on, but its episodes go on when the
+        run is resumed.
+        """
+        started = time.monotonic() - self.wall_s
+        if self.collector.state is None:
+            self.collector.start()
+        while not stop() and not self._used_up():
+            for _ in range(self.ppo.num_steps):
+                self.collector.step()
+                if stop():
+                    break
+            rollout = self.collector.finish()
+            self.env_steps += rollout.num_transitions
+            self.window.add(rollout)
+            if rollout.num_steps == self.ppo.num_steps:
+                losses = ppo_update(self.policy, self.optimizer, rollout, self.ppo, self.generator)
+                self.collector.refresh()
+                self.updates += 1
+                self.wall_s = time.monotonic() - started
+                invalid_rate = float(rollout.data["invalid_action"].float().mean())
+                self.log(self.summary() | {"invalid_rate": invalid_rate} | losses)
+                if self.updates % self.train.checkpoint_interval == 0:
+                    self.save()
+        self.wall_s = time.monotonic() - started
+        self.save()
+
+    def summary(self) -> Metrics:
+        """How far the run is: steps, updates, seconds, episodes, success rate and mean return of the last ones."""
+        return {
+            "env_steps": self.env_steps,
+            "updates": self.updates,
+            "wall_s": self.wall_s,
+            "steps_per_s": self.env_steps / max(self.wall_s, 1e-9),
+            **self.window.metrics(),
+        }
+
+    def _used_up(self) -> bool:
+        late = 0 < self.train.max_minutes <= self.wall_s / 60
+        return late or self.env_steps >= self.train.total_steps
+
+    def save(self) -> Path | None:
+        """Writes a checkpoint (between rollouts only) and forgets the oldest; returns its path."""
+        if self.checkpoint_dir is None:
+            return None
+        path = self.checkpoint_dir / checkpoint.file_name(self.env_steps)
+        checkpoint.save(path, self.policy, self.state_dict())
+        checkpoint.prune(self.checkpoint_dir, self.train.keep_checkpoints)
+        return path
+
+    def load(self, path: Path) -> None:
+        """Continues from a checkpoint: weights, optimiser, worlds, running episodes, random states."""
+        saved = checkpoint.load(path, self.policy)
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.collector.load_state_dict(saved["collector"])
+        self.window.load_state_dict(saved["window"])
+        self.env_steps, self.updates, self.wall_s = saved["env_steps"], saved["updates"], saved["wall_s"]
+        self.generator.set_state(saved["generator"])
+        checkpoint.set_random_state(saved["random"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that `load` needs but the policy's weights."""
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "collector": self.collector.state_dict(),
+            "window": self.window.state_dict(),
+            "env_steps": self.env_steps,
+            "updates": self.updates,
+            "wall_s": self.wall_s,
+            "generator": self.generator.get_state(),
+            "random": checkpoint.random_state(),
+        }
+
+
+class EpisodeWindow:
+    """Success rate and mean return over the episodes finished last."""
+
+    def __init__(self, num_envs: int, size: int) -> None:
+        self._running = torch.zeros(num_envs)
+        self._success: deque[float] = deque(maxlen=size)
+        self._return: deque[float] = deque(maxlen=size)
+        self.episodes = 0  # finished so far
+
+    def add(self, rollout: Rollout) -> None:
+        """Counts the episodes that ended in a rollout; returns are not discounted."""
+        data = rollout.data
+        done = (data["terminated"] | data["truncated"]).cpu()
+        reward, success = data["reward"].cpu(), data["success"].cpu()
+        for t in range(rollout.num_steps):
+            self._running += reward[t]
+            self._return.extend(self._running[done[t]].tolist())
+            self._success.extend(success[t][done[t]].float().tolist())
+            self._running[done[t]] = 0
+        self.episodes += int(done.sum())
+
+    def metrics(self) -> Metrics:
+        """`success_rate` and `mean_return`; 0 while no episode has ended, which `episodes` tells."""
+        count = max(len(self._success), 1)
+        return {
+            "episodes": self.episodes,
+            "success_rate": sum(self._success) / count,
+            "mean_return": sum(self._return) / count,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything, for a checkpoint."""
+        return {
+            "running": self._running,
+            "success": list(self._success),
+            "return": list(self._return),
+            "episodes": self.episodes,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues where `state_dict` was taken."""
+        self._running = state["running"]
+        self._success.extend(state["success"])
+        self._return.extend(state["return"])
+        self.episodes = state["episodes"]

@@ -1,0 +1,111 @@
+"""One PPO update of any policy on one rollout."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from llarp.policy.base import Policy
+
+from .config import PPOConfig
+from .ppo import explained_variance, gae, normalize, ppo_loss
+from .rollout import Rollout
+
+
+def trainable_parameters(policy: torch.nn.Module) -> list[Tensor]:
+    """What the optimiser moves."""
+    return [p for p in policy.parameters() if p.requires_grad]
+
+
+@torch.no_grad()
+def recompute(policy: Policy, rollout: Rollout, config: PPOConfig) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probabilities, values and next values of the rollout, (T, N) each, in the numerics of the update.
+
+    A rollout decodes step by step, an update sees whole segments; in bfloat16 the two differ, and a ratio between
+    them would move the policy for no reason. Next values are meaningless where a step has no successor.
+    """
+    log_prob, value, next_value = (torch.zeros_like(rollout.data["value"]) for _ in range(3))
+    for piece in rollout.pieces(config.micro_batch_tokens, config.micro_batch_fill, tails=True):
+        segment_log_prob, _, segment_value = policy.evaluate_segments(piece.batch)
+        piece.put(log_prob, segment_log_prob)
+        piece.put(value, segment_value)
+        piece.put(next_value, torch.cat([segment_value[:, 1:], torch.zeros_like(segment_value[:, :1])], 1))
+    return log_prob, value, next_value
+
+
+def returns_of(
+    rollout: Rollout, value: Tensor, next_value: Tensor, config: PPOConfig, gae_lambda: float
+) -> tuple[Tensor, Tensor]:
+    """Advantages and returns of a rollout, (T, N) each, with the ends of episodes as the config wants them."""
+    terminated, truncated = rollout.data["terminated"], rollout.data["truncated"]
+    final = terminated if config.bootstrap_time_limit else terminated | truncated
+    reward = rollout.data["reward"]
+    return gae(reward, value, next_value, final, terminated | truncated, config.gamma, gae_lambda)
+
+
+def ppo_update(
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    rollout: Rollout,
+    config: PPOConfig,
+    generator: torch.Generator,
+) -> dict[str, float]:
+    """Trains the policy on every transition of the rollout, once an epoch; returns means over transitions.
+
+    `generator` (CPU) shuffles. Raises RuntimeError when the rollout's log-probabilities are not the update's, or when
+    a gradient is not finite.
+    """
+    old_log_prob, old_value, next_value = recompute(policy, rollout, config)
+    gap = (rollout.data["log_prob"] - old_log_prob).abs()
+    mean_gap, max_gap = float(gap.mean()), float(gap.max())
+    if not mean_gap <= config.max_log_prob_gap:
+        raise RuntimeError(
+            f"the rollout's log-probabilities are {mean_gap:.3g} off the update's on average "
+            f"(ppo.max_log_prob_gap={config.max_log_prob_gap:g}): cache, positions or precision disagree"
+        )
+    advantage, return_ = returns_of(rollout, old_value, next_value, config, config.gae_lambda)
+    if config.normalize_advantage:
+        advantage = normalize(advantage)
+
+    parameters = trainable_parameters(policy)
+    totals: dict[str, Tensor] = {}
+    transitions = steps = epochs = 0
+    grad_norm = torch.zeros(())
+    for _ in range(config.num_epochs):
+        epoch_kl = 0.0
+        for minibatch in rollout.minibatches(
+            config.num_minibatches, generator, config.micro_batch_tokens, config.micro_batch_fill
+        ):
+            size = sum(len(piece) for piece in minibatch)
+            optimizer.zero_grad(set_to_none=True)
+            for piece in minibatch:
+                log_prob, entropy, value = (x[piece.loss_mask] for x in policy.evaluate_segments(piece.batch))
+                loss, stats = ppo_loss(
+                    log_prob,
+                    piece.take(old_log_prob),
+                    piece.take(advantage),
+                    value,
+                    piece.take(return_),
+                    entropy,
+                    piece.take(old_value),
+                    config,
+                )
+                (loss * (len(piece) / size)).backward()
+                for name, part in stats.items():
+                    totals[name] = totals.get(name, torch.zeros_like(part)) + part * len(piece)
+                epoch_kl = epoch_kl + stats["approx_kl"] * len(piece)
+            norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm, error_if_nonfinite=True)
+            optimizer.step()
+            grad_norm = grad_norm + norm.cpu()
+            transitions += size
+            steps += 1
+        epochs += 1
+        if config.target_kl > 0 and float(epoch_kl) / rollout.num_transitions > config.target_kl:
+            break
+    return {name: float(total) / transitions for name, total in totals.items()} | {
+        "explained_variance": explained_variance(old_value, return_),
+        "rollout_log_prob_gap": mean_gap,
+        "rollout_log_prob_gap_max": max_gap,
+        "grad_norm": float(grad_norm) / steps,
+        "epochs": float(epochs),
+    }

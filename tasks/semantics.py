@@ -1,0 +1,170 @@
+"""The 70 skills as changes of state, for all worlds at once: when each is possible and what it does."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from .actions import (
+    CLOSE_DRAWER_BASE,
+    CLOSE_FRIDGE,
+    NAV_BASE,
+    NUM_ACTIONS,
+    OPEN_DRAWER_BASE,
+    OPEN_FRIDGE,
+    PICK_BASE,
+    PLACE_BASE,
+)
+from .entities import CATEGORIES, FRIDGE_HANDLE, NUM_HANDLES
+from .rules import (
+    ROBOT_AT_ANGLE_RAD,
+    ROBOT_AT_REACH_M,
+    can_pick_from,
+    check_rules,
+    gripper_position,
+    is_closed,
+    is_opened,
+    is_shut,
+    joint_of,
+    open_to,
+    polar,
+    target_xy,
+    within,
+)
+from .state import WorldState
+
+_CANDIDATES = 16
+NUM_DRAWS = 2 * _CANDIDATES + 1
+"""Uniform numbers `apply` needs a world: x and y of the points it tries for a placed object, and its yaw."""
+PLACE_SHRINK = 0.8
+"""Objects are put down within this part of a receptacle's box, as in the original."""
+PLACE_GAP_M = 0.12
+"""A placed object keeps this distance (between centres) from all others where it can."""
+
+
+def pickable(state: WorldState, rules: str = "clean") -> Tensor:
+    """Objects an empty hand could pick up from where the robot stands: near enough, not shut away; bool (N, M)."""
+    check_rules(rules)
+    near = can_pick_from(state.robot, state.object_position[..., :2])
+    shut_away = is_shut(state.joint).gather(1, state.object_inside.clamp(min=0)) & (state.object_inside >= 0)
+    return near & ~shut_away & (state.object_category >= 0)
+
+
+def valid_actions(state: WorldState, rules: str = "clean") -> Tensor:
+    """Which skills' preconditions hold, bool (N, 70)."""
+    check_rules(rules)
+    empty = (state.held < 0)[:, None]
+    robot_at = within(*polar(state.robot, target_xy(state)), ROBOT_AT_REACH_M, ROBOT_AT_ANGLE_RAD)
+    at_handle, at_receptacle = robot_at[:, :NUM_HANDLES], robot_at[:, NUM_HANDLES:]
+    valid = torch.zeros(state.num_worlds, NUM_ACTIONS, dtype=torch.bool, device=state.held.device)
+    valid[:, NAV_BASE:PICK_BASE] = True
+    # all writes are True, so the order among objects of a category does not matter; the others go past the end
+    category = torch.where(pickable(state, rules) & empty, state.object_category, len(CATEGORIES))
+    picks = valid.new_zeros(state.num_worlds, len(CATEGORIES) + 1).scatter_(1, category, True)
+    valid[:, PICK_BASE:PLACE_BASE] = picks[:, :-1]
+    valid[:, PLACE_BASE:OPEN_FRIDGE] = at_receptacle & ~empty & ~is_shut(state.joint)
+    can_open, can_close = at_handle & is_closed(state.joint), at_handle & is_opened(state.joint)
+    valid[:, OPEN_FRIDGE] = can_open[:, FRIDGE_HANDLE]
+    valid[:, CLOSE_FRIDGE] = can_close[:, FRIDGE_HANDLE]
+    valid[:, OPEN_DRAWER_BASE:CLOSE_DRAWER_BASE] = can_open[:, :FRIDGE_HANDLE]
+    valid[:, CLOSE_DRAWER_BASE:] = can_close[:, :FRIDGE_HANDLE]
+    return valid
+
+
+def apply(state: WorldState, action: Tensor, draws: Tensor, half_size: Tensor, rules: str = "clean") -> Tensor:
+    """Takes one skill in every world, in place; returns where it was invalid (nothing changed there), bool (N,).
+
+    `action` int64 (N,); `draws` (N, NUM_DRAWS) uniform in [0, 1), used only where something is put down; `half_size`
+    (K, 3) of the object catalogue."""
+    valid = valid_actions(state, rules).gather(1, action[:, None])[:, 0]
+    for first, last, take in (
+        (NAV_BASE, PICK_BASE, _nav),
+        (PICK_BASE, PLACE_BASE, _pick),
+        (OPEN_FRIDGE, NUM_ACTIONS, _set_joint),
+    ):
+        rows = (valid & (action >= first) & (action < last)).nonzero()[:, 0]
+        if len(rows):
+            take(state, rows, action[rows] - first)
+    rows = (valid & (action >= PLACE_BASE) & (action < OPEN_FRIDGE)).nonzero()[:, 0]
+    if len(rows):
+        _place(state, rows, action[rows] - PLACE_BASE, draws[rows], half_size)
+    return ~valid
+
+
+def refresh(state: WorldState) -> None:
+    """Puts held objects where the gripper is, in place; for whoever moved a robot without `apply`."""
+    _carry(state, (state.held >= 0).nonzero()[:, 0])
+
+
+def _carry(state: WorldState, rows: Tensor) -> None:
+    """`rows`: worlds with an object in the hand."""
+    slot, robot = state.held[rows], state.robot[rows]
+    state.object_position[rows, slot] = gripper_position(robot)
+    state.object_yaw[rows, slot] = robot[:, 2]
+
+
+def _nav(state: WorldState, rows: Tensor, target: Tensor) -> None:
+    state.robot[rows] = state.nav_pose[rows, target]
+    _carry(state, rows[state.held[rows] >= 0])
+
+
+def _pick(state: WorldState, rows: Tensor, category: Tensor) -> None:
+    here = state.rows(rows)
+    fits = pickable(here) & (here.object_category == category[:, None])
+    slot = fits.int().argmax(1)  # the first one
+    state.held[rows] = slot
+    state.object_inside[rows, slot] = -1
+    _carry(state, rows)
+
+
+def _set_joint(state: WorldState, rows: Tensor, which: Tensor) -> None:
+    """`which` counts from OPEN_FRIDGE: open fridge, close fridge, open 4 drawers, close 4 drawers."""
+    drawers = OPEN_DRAWER_BASE - OPEN_FRIDGE
+    handle = torch.where(which < drawers, FRIDGE_HANDLE, (which - drawers) % FRIDGE_HANDLE)
+    opens = (which == 0) | ((which >= drawers) & (which < drawers + FRIDGE_HANDLE))
+    target = torch.where(opens, open_to(handle.device)[handle], 0.0)
+    moved = target - state.joint[rows, handle]
+    state.joint[rows, handle] = target
+    inside = state.object_inside[rows]
+    container = inside.clamp(min=0)
+    goes_along = (inside >= 0) & (joint_of(handle.device)[container] == handle[:, None])
+    shift = state.receptacle_slide[rows].gather(1, container[..., None].expand(-1, -1, 3)) * moved[:, None, None]
+    state.object_position[rows] += torch.where(goes_along[..., None], shift, 0.0)
+
+
+def _place(state: WorldState, rows: Tensor, receptacle: Tensor, draws: Tensor, half_size: Tensor) -> None:
+    """Puts held objects down: of 16 random points, the first that is clear of other objects and in picking reach of
+    where nav leads; if none is clear, the clearest in reach; if none is in reach, the nearest."""
+    here = state.rows(rows)
+    each = torch.arange(len(rows), device=rows.device)
+    slot = here.held
+    points = _points(here, receptacle, draws[:, :-1].reshape(-1, _CANDIDATES, 2))
+    points[..., 2] += half_size[here.object_model[each, slot], 2][:, None]
+    others = here.object_category >= 0
+    others[each, slot] = False
+    dx, dy, dz = (points[:, :, None] - here.object_position[:, None]).unbind(-1)
+    apart = (dx * dx + dy * dy + dz * dz).sqrt()  # (R, 16, M)
+    clearance = torch.where(others[:, None], apart, math.inf).amin(-1)
+    stand = here.nav_pose[each, NUM_HANDLES + receptacle]
+    distance, _ = polar(stand, points[..., :2])
+    score = torch.where(can_pick_from(stand, points[..., :2]), clearance.clamp(max=PLACE_GAP_M), -distance)
+    best = points[each, score.argmax(1)]
+    state.object_position[rows, slot] = best
+    state.object_yaw[rows, slot] = (draws[:, -1] * 2 - 1) * math.pi
+    state.object_inside[rows, slot] = torch.where(joint_of(rows.device)[receptacle] >= 0, receptacle, -1)
+    state.held[rows] = -1
+
+
+def _points(here: WorldState, receptacle: Tensor, unit: Tensor) -> Tensor:
+    """Points on the surface of a receptacle, where its drawer is now, (R, C, 3), from `unit` (R, C, 2) in [0, 1)."""
+    each = torch.arange(len(receptacle), device=receptacle.device)
+    center, yaw = here.receptacle_center_now()[each, receptacle], here.receptacle_yaw[each, receptacle]
+    risen = center[:, 2] - here.receptacle_center[each, receptacle, 2]
+    height = here.surface_z[each, receptacle] + risen
+    local = (unit * 2 - 1) * PLACE_SHRINK * here.receptacle_half[each, receptacle, None, :2]
+    cos, sin = yaw.cos()[:, None], yaw.sin()[:, None]
+    x = center[:, None, 0] + local[..., 0] * cos - local[..., 1] * sin
+    y = center[:, None, 1] + local[..., 0] * sin + local[..., 1] * cos
+    return torch.stack([x, y, height[:, None].expand_as(x)], dim=-1)
