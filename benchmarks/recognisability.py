@@ -197,8 +197,8 @@ def main() -> int:
         started = time.perf_counter()
         made = samples[split] = collect(assets, split, rooms, seed)
         seconds = time.perf_counter() - started
-        print(f"{split}: {len(made.label)} samples of {len(made.pixels)} objects, {made.covered():.1%} of which cover at "
-              f"least {TARGET_PIXELS} pixels; {seconds:.0f} s", flush=True)  # fmt: skip
+        print(f"{split}: {len(made.label)} samples of {len(made.pixels)} objects, {made.covered():.1%} of which cover "
+              f"at least {TARGET_PIXELS} pixels; {seconds:.0f} s", flush=True)  # fmt: skip
     model = train(samples["train"], options.epochs)
     with torch.no_grad():
         predicted = torch.cat([model(scaled(x)).argmax(1) for x in samples["heldout"].crops.split(256)])

@@ -1,4 +1,4 @@
-"""Rooms for the generator: many objects spread over the furniture of many rooms at once, none overlapping, all in reach."""
+"""Rooms for the generator: objects spread over the furniture of many rooms at once, none overlapping, all in reach."""
 
 from __future__ import annotations
 
@@ -7,7 +7,16 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from .entities import FRIDGE, JOINT_OPEN_TO, LEFT_DRAWER, NUM_HANDLES, NUM_RECEPTACLES, NUM_TRAIN_CATEGORIES, RECEPTACLES, RIGHT_DRAWER
+from .entities import (
+    FRIDGE,
+    JOINT_OPEN_TO,
+    LEFT_DRAWER,
+    NUM_HANDLES,
+    NUM_RECEPTACLES,
+    NUM_TRAIN_CATEGORIES,
+    RECEPTACLES,
+    RIGHT_DRAWER,
+)
 from .state import MAX_OBJECTS, ObjectCatalog, SceneSet
 
 NUM_OBJECTS = (34, 35, 36)
@@ -43,7 +52,7 @@ class Arrangement:
 
 
 @dataclass
-class _Draft:
+class _Filling:
     """Rooms while they are filled, one column an object; where `where` is -1 nothing has been placed."""
 
     model: np.ndarray  # (B, columns)
@@ -54,9 +63,10 @@ class _Draft:
     yaw: np.ndarray  # (B, columns)
 
     @classmethod
-    def empty(cls, model: np.ndarray) -> _Draft:
+    def empty(cls, model: np.ndarray) -> _Filling:
         shape = model.shape
-        return cls(model, np.full(shape, -1), *(np.zeros((*shape, n)) for n in (2, 2, 3)), np.zeros(shape))
+        local, extent, position = (np.zeros((*shape, n)) for n in (2, 2, 3))
+        return cls(model, np.full(shape, -1), local, extent, position, np.zeros(shape))
 
 
 class Arranger:
@@ -76,14 +86,16 @@ class Arranger:
         category = catalog.category.numpy()[models]
         self.variants = [models[category == c] for c in range(category.max() + 1)]
 
-    def draw(self, rng: np.random.Generator, scene: np.ndarray, category: np.ndarray, receptacle: np.ndarray) -> Arrangement:
-        """Rooms in the given scenes (B,): first the required objects, of `category` (B, R) on `receptacle` (B, R) (-1: none),
-        then others of other training categories, at most two of each, until the room is full."""
+    def draw(
+        self, rng: np.random.Generator, scene: np.ndarray, category: np.ndarray, receptacle: np.ndarray
+    ) -> Arrangement:
+        """Rooms in the given scenes (B,): the required objects, of `category` (B, R) on `receptacle` (B, R), -1: none,
+        and as many of other training categories as fill the room, at most two of each."""
         required = category.shape[1]
         total = rng.choice(NUM_OBJECTS, size=len(scene), p=NUM_OBJECTS_SHARES)
         fillers = self._models(rng, self._fillers(rng, category, max(NUM_OBJECTS) + _SPARES))
         fillers[:, :-_SPARES] = self._big_first(fillers[:, :-_SPARES])
-        room = _Draft.empty(np.concatenate([self._models(rng, category), fillers], axis=1))
+        room = _Filling.empty(np.concatenate([self._models(rng, category), fillers], axis=1))
         anywhere = np.full(len(scene), -1)
         for k in range(room.model.shape[1]):
             rows = np.flatnonzero(((room.where >= 0).sum(1) < total) & (room.model[:, k] >= 0))
@@ -116,10 +128,17 @@ class Arranger:
         return np.take_along_axis(model, np.argsort(-area, axis=1), axis=1)
 
     def _place(
-        self, rng: np.random.Generator, scene: np.ndarray, room: _Draft, k: int, fixed: np.ndarray, rows: np.ndarray, tries: int
+        self,
+        rng: np.random.Generator,
+        scene: np.ndarray,
+        room: _Filling,
+        k: int,
+        fixed: np.ndarray,
+        rows: np.ndarray,
+        tries: int,
     ) -> None:
-        """Puts column `k` of the rooms `rows` on the `fixed` receptacle (-1: any), at the first of `tries` random points that
-        is free, if there is one; in place."""
+        """Puts column `k` of the rooms `rows` on the `fixed` receptacle (-1: any), at the first free one of `tries`
+        random points, if there is one; in place."""
         scene, fixed, each = scene[rows], fixed[rows], (len(rows), tries)
         s = scene[:, None]
         drawn = (rng.random(each)[..., None] > self.share[scene][:, None]).sum(-1).clip(max=NUM_RECEPTACLES - 1)
@@ -162,7 +181,7 @@ class Arranger:
         return (distance <= REACH_M) & (ahead >= math.cos(REACH_ANGLE_RAD) * distance)
 
 
-def _shuffle(rng: np.random.Generator, room: _Draft, required: int, complete: np.ndarray) -> Arrangement:
+def _shuffle(rng: np.random.Generator, room: _Filling, required: int, complete: np.ndarray) -> Arrangement:
     """Objects in random order in the first slots, so that a slot's number says nothing about the task."""
     batch, columns = room.model.shape
     present = room.where >= 0

@@ -1,4 +1,4 @@
-"""Sets of episodes as packed arrays and strings, and their file format: one safetensors file, which can hold no code."""
+"""Sets of episodes as packed arrays and strings, and their file format: a safetensors file, which can hold no code."""
 
 from __future__ import annotations
 
@@ -246,7 +246,7 @@ def load(path: str | Path, scenes: SceneSet | None = None, catalog: ObjectCatalo
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118: not a dict
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
     except (SafetensorError, OSError, ValueError) as error:
         raise EpisodeFileError(f"{path}: no whole safetensors file ({str(error).splitlines()[0]})") from None
     try:
@@ -255,9 +255,10 @@ def load(path: str | Path, scenes: SceneSet | None = None, catalog: ObjectCatalo
     except EpisodeFileError as error:
         raise EpisodeFileError(f"{path}: {error}") from None
     circuits = Circuits.from_tensors({name: tensors[f"circuits.{name}"] for name in _CIRCUITS})
-    arrays = {name: tensors[name] for name in _ARRAYS}
-    strings = {name: PackedStrings(tensors[f"{name}.blob"], tensors[f"{name}.offsets"]) for name in _STRINGS}
-    episodes = EpisodeSet(**arrays, **strings, circuits=circuits, **about)
+    rows_of: dict[str, Any] = {name: tensors[name] for name in _ARRAYS}
+    for name in _STRINGS:
+        rows_of[name] = PackedStrings(tensors[f"{name}.blob"], tensors[f"{name}.offsets"])
+    episodes = EpisodeSet(**rows_of, circuits=circuits, **about)
     if scenes is not None:
         rows = _rows_of(path, "scene", about["scene_names"], scenes.names)
         if rows is not None:
@@ -278,7 +279,7 @@ def _check_about(metadata: dict[str, str]) -> dict[str, Any]:
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError):
         raise EpisodeFileError("not an episode file of llarp (its description is missing)") from None
     if version != FORMAT_VERSION:
-        raise EpisodeFileError(f"format version {version!r}, but this llarp reads version {FORMAT_VERSION}: generate it again")
+        raise EpisodeFileError(f"format version {version!r}, but {FORMAT_VERSION} is read here: generate it again")
     kinds = {"scene_names": list, "model_names": list, "rules": str, "split": str, "seed": int, "rejected": int}
     for name, kind in kinds.items():
         if not isinstance(about.get(name), kind):
@@ -294,8 +295,8 @@ def _check_tensors(tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
              for key in ("circuits.node_op", "circuits.source")}
     nodes, edges = width["circuits.node_op"], width["circuits.source"]
     wanted = {name: (dtype, (num, *shape)) for name, (dtype, shape) in _ARRAYS.items()}
-    for name, dtype in _CIRCUITS.items():
-        wanted[f"circuits.{name}"] = (dtype, (num, *({"node_op": (nodes,), "node_end": (nodes,), "source": (edges,)}).get(name, ())))
+    columns = {"node_op": (nodes,), "node_end": (nodes,), "source": (edges,)}
+    wanted |= {f"circuits.{name}": (dtype, (num, *columns.get(name, ()))) for name, dtype in _CIRCUITS.items()}
     for name in _STRINGS:
         size = tensors[f"{name}.blob"].numel() if f"{name}.blob" in tensors else 0
         wanted |= {f"{name}.blob": (torch.uint8, (size,)), f"{name}.offsets": (torch.int64, (num + 1,))}
@@ -332,5 +333,6 @@ def _rows_of(path: Path, what: str, wanted: list[str], known: list[str]) -> Tens
     index = {name: i for i, name in enumerate(known)}
     missing = [name for name in wanted if name not in index]
     if missing:
-        raise EpisodeFileError(f"{path}: {what} {missing[0]!r} is unknown here ({len(missing)} of {len(wanted)} names are)")
+        more = f"{len(missing)} of {len(wanted)} names are"
+        raise EpisodeFileError(f"{path}: {what} {missing[0]!r} is unknown here ({more})")
     return torch.tensor([index[name] for name in wanted], dtype=torch.int64)

@@ -15,7 +15,15 @@ import torch
 from . import keyed_random
 from .arrangements import Arrangement, Arranger
 from .atoms import truth
-from .entities import CATEGORIES, HANDLES, JOINT_OPEN_TO, NUM_TRAIN_CATEGORIES, RECEPTACLES, TASK_RECEPTACLES
+from .entities import (
+    CATEGORIES,
+    FRIDGE_HANDLE,
+    HANDLES,
+    JOINT_OPEN_TO,
+    NUM_TRAIN_CATEGORIES,
+    RECEPTACLES,
+    TASK_RECEPTACLES,
+)
 from .episodes import EpisodeSet, PackedStrings, concat
 from .goals import Circuits, evaluate, ground, parse, slot_name
 from .instructions import Part, render, wording_ids
@@ -44,12 +52,18 @@ class SplitSpec:
     shares: Mapping[str, float]  # instruction types; sums to 1
 
 
-_PUBLISHED_TRAIN = {"place_one": 0.29, "place_two": 0.15, "close_fridge": 0.15, "place_from": 0.15, "go_to_receptacle": 0.14,
-                    "clear": 0.12}
-_TRAIN = {"place_one": 0.27, "place_from": 0.15, "place_two": 0.12, "place_two_apart": 0.04, "swap": 0.05, "close_fridge": 0.09,
-          "open_fridge": 0.04, "go_to_receptacle": 0.10, "clear": 0.11, "find_object": 0.03}
-_NEW_SCENES = {"place_one": 0.22, "place_from": 0.22, "place_two": 0.18, "swap": 0.14, "clear": 0.14, "open_fridge": 0.05,
-               "close_fridge": 0.05}
+_PUBLISHED_TRAIN = {
+    "place_one": 0.29, "place_two": 0.15, "close_fridge": 0.15, "place_from": 0.15, "go_to_receptacle": 0.14,
+    "clear": 0.12,
+}
+_TRAIN = {
+    "place_one": 0.27, "place_from": 0.15, "place_two": 0.12, "place_two_apart": 0.04, "swap": 0.05, "clear": 0.11,
+    "close_fridge": 0.09, "open_fridge": 0.04, "go_to_receptacle": 0.10, "find_object": 0.03,
+}
+_NEW_SCENES = {
+    "place_one": 0.22, "place_from": 0.22, "place_two": 0.18, "swap": 0.14, "clear": 0.14, "open_fridge": 0.05,
+    "close_fridge": 0.05,
+}
 _REPHRASING = {"place_two": 0.16, "place_one": 0.15, "clear": 0.25, "place_from": 0.29, "close_fridge": 0.15}
 
 SPLITS: dict[str, SplitSpec] = {
@@ -61,6 +75,10 @@ SPLITS: dict[str, SplitSpec] = {
 """The splits, with the shares of the published files (but `train`)."""
 
 _NONE = -1
+_FRIDGE_STATE = {
+    "open_fridge": f"opened_fridge({HANDLES[FRIDGE_HANDLE]})",
+    "close_fridge": f"closed_fridge({HANDLES[FRIDGE_HANDLE]})",
+}
 
 
 @dataclass
@@ -85,8 +103,9 @@ def generate(
 ) -> EpisodeSet:
     """`count` episodes of a split, each solved by the oracle within 32 steps; no two share scene, arrangement and goal.
 
-    The shares of the types are exact for any count; the same arguments give the same episodes. `progress(done, rejected)`
-    is called after every batch. `GeneratorError` for an unknown split, or scenes and models that do not serve."""
+    The shares of the types are exact for any count; the same arguments give the same episodes. `progress(done,
+    rejected)` is called after every batch. `GeneratorError` for an unknown split, or scenes and models that do not do.
+    """
     if split not in SPLITS:
         raise GeneratorError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
     if count < 1:
@@ -98,7 +117,8 @@ def generate(
         raise GeneratorError(f"split {split!r} needs {spec.scenes} scenes, and there are none")
     lacking = set(range(NUM_TRAIN_CATEGORIES)) - set(catalog.category[torch.from_numpy(models)].tolist())
     if lacking:
-        raise GeneratorError(f"split {split!r} needs {spec.models} models of {CATEGORIES[min(lacking)]!r}, and there are none")
+        what = f"{spec.models} models of {CATEGORIES[min(lacking)]!r}"
+        raise GeneratorError(f"split {split!r} needs {what}, and there are none")
     rng = np.random.default_rng([seed, zlib.crc32(split.encode())])
     arranger = Arranger(scenes, catalog, models)
     kinds = _exact_shares(spec.shares, count)
@@ -123,7 +143,7 @@ def generate(
         rejected += int((~good).sum())
         barren = 0 if good.any() else barren + 1
         if barren == _MAX_BARREN:
-            raise GeneratorError(f"no episode of split {split!r} works in these scenes: objects do not fit or are out of reach")
+            raise GeneratorError(f"no episode of {split!r} works in these scenes: nothing fits or is in reach")
         done += [now[i] for i in np.flatnonzero(good)]
         pending = [now[i] for i in np.flatnonzero(~good)] + pending
         if progress:
@@ -151,6 +171,8 @@ def _draft(rng: np.random.Generator, kind: str) -> _Draft:
         return _Draft(kind, targets=(a,))
     num = 2 if kind in ("place_two", "place_two_apart", "swap") else 1
     categories = tuple(rng.permutation(NUM_TRAIN_CATEGORIES)[:num].tolist())
+    sources: tuple[int, ...]
+    targets: tuple[int, ...]
     if kind == "place_two":
         sources, targets = (b, b if rng.random() < 0.25 else c), (a, a)
     elif kind == "place_two_apart":
@@ -196,7 +218,7 @@ def _build(
     """Episodes from drafts and their rooms, not yet verified."""
     batch = len(drafts)
     joint = np.zeros((batch, len(HANDLES)), np.float32)
-    joint[[d.fridge_open for d in drafts], -1] = JOINT_OPEN_TO[-1]
+    joint[[d.fridge_open for d in drafts], FRIDGE_HANDLE] = JOINT_OPEN_TO[FRIDGE_HANDLE]
     object_category = np.where(room.model >= 0, catalog.category.numpy()[room.model], -1)
     wording, texts, goals, subgoals, circuits = [], [], [], [], []
     for i, d in enumerate(drafts):
@@ -247,32 +269,32 @@ def _goal(d: _Draft) -> dict[str, Any]:
     """The goal expression, in the format of the published files."""
     inputs = [{"name": name, "expr_type": CATEGORIES[c]} for name, c in zip("XY", d.categories, strict=False)]
     exists = {"expr_type": "AND", "quantifier": "EXISTS", "inputs": inputs}
-    if d.kind.endswith("_fridge"):
-        return {"expr_type": "AND", "sub_exprs": [f"{'opened' if d.kind == 'open_fridge' else 'closed'}_fridge({HANDLES[-1]})"]}
+    if d.kind in _FRIDGE_STATE:
+        return {"expr_type": "AND", "sub_exprs": [_FRIDGE_STATE[d.kind]]}
     if d.kind == "go_to_receptacle":
         return {"expr_type": "AND", "sub_exprs": [f"robot_at({RECEPTACLES[d.targets[0]].name})"]}
     if d.kind == "find_object":
         return exists | {"sub_exprs": ["robot_at(X)"]}
     if d.kind == "clear":
-        on_it = f"on_top(X, {RECEPTACLES[d.sources[0]].name})"
-        return {"expr_type": "AND", "sub_exprs": ["not_holding()", exists | {"expr_type": "NAND", "sub_exprs": [on_it]}]}
+        none = exists | {"expr_type": "NAND", "sub_exprs": [f"on_top(X, {RECEPTACLES[d.sources[0]].name})"]}
+        return {"expr_type": "AND", "sub_exprs": ["not_holding()", none]}
     placed = [f"on_top({v['name']}, {RECEPTACLES[t].name})" for v, t in zip(inputs, d.targets, strict=True)]
     return exists | {"sub_exprs": [*placed, "not_holding()"]}
 
 
 def _subgoals(d: _Draft, names: list[str]) -> list[list[str]]:
     """Predicates that come true one after the other along a solution, each list together."""
-    if d.kind.endswith("_fridge"):
-        return [[f"robot_at({HANDLES[-1]})"], [f"{'opened' if d.kind == 'open_fridge' else 'closed'}_fridge({HANDLES[-1]})"]]
+    if d.kind in _FRIDGE_STATE:
+        return [[f"robot_at({HANDLES[FRIDGE_HANDLE]})"], [_FRIDGE_STATE[d.kind]]]
     if d.kind == "go_to_receptacle":
         return [[f"robot_at({RECEPTACLES[d.targets[0]].name})"]]
     if d.kind == "find_object":
         return [[f"robot_at({names[0]})"]]
     if d.kind == "clear":
-        steps = [[f"robot_at({RECEPTACLES[d.sources[0]].name})"], [f"holding({names[0]})"]]
-        both = d.doubles[0] == d.sources[0]
-        return steps + [[f"holding({names[2]})"]] if both else steps
-    steps, placed = [], []
+        taken = names[::2] if d.doubles[0] == d.sources[0] else names[:1]  # two objects: the one and its double
+        return [[f"robot_at({RECEPTACLES[d.sources[0]].name})"], *([f"holding({name})"] for name in taken)]
+    steps: list[list[str]] = []
+    placed: list[str] = []
     for name, source, target in zip(names, d.sources, d.targets, strict=False):
         at, there = RECEPTACLES[source].name, RECEPTACLES[target].name
         steps += [[*placed, f"robot_at({at})"], [f"holding({name})"], [f"holding({name})", f"robot_at({there})"]]
@@ -282,8 +304,9 @@ def _subgoals(d: _Draft, names: list[str]) -> list[list[str]]:
 
 
 def verify(episodes: EpisodeSet, scenes: SceneSet, catalog: ObjectCatalog, seed: int) -> np.ndarray:
-    """Whether the oracle reaches each goal within 32 steps from a random start, bool (E,); objects have to be moved for a
-    goal about objects or furniture, so those that hold at the start are refused."""
+    """Whether the oracle reaches each goal within 32 steps from a random start, bool (E,).
+
+    Goals about objects or furniture must not hold at the start; those about where the robot is may."""
     num = len(episodes)
     running = torch.arange(num)
     state = episodes.start_state(running, scenes, catalog, seed)

@@ -1,8 +1,8 @@
 """Wordings of instructions, by instruction type: ours alone, with a training and an evaluation part.
 
-A wording is a sentence with slots `{form:slot}`. Forms, for an object slot: `a` ("an apple", "a pair of scissors"), `the`,
-`one` (the bare singular), `s` (the bare plural), `it` ("it" or "them"); for a receptacle slot: `the`, `on` ("on the sofa",
-"in the sink"), `onto`, `off`, `from`. No verb follows a `the` or `s` object that would have to agree with it in number.
+A wording is a sentence with slots `{form:slot}`. Forms, for an object slot: `a` ("an apple", "a pair of scissors"),
+`the`, `one` (the bare singular), `s` (the bare plural), `it` ("it" or "them"); for a receptacle slot: `the`, `on` ("on
+the sofa", "in the sink"), `onto`, `off`, `from`. No verb follows a `the` object that had to agree with its number.
 """
 
 from __future__ import annotations
@@ -233,11 +233,11 @@ def wording_ids(kind: str, part: Part = "train") -> range:
 
 
 def render(kind: str, wording_id: int, slots: Mapping[str, str | int]) -> str:
-    """The sentence of a wording with its slots filled, e.g. `render("place_one", 0, {"object": "apple", "target": "sink"})`.
+    """The sentence of a wording, slots filled: `render("place_one", 0, {"object": "apple", "target": "sink"})`.
 
-    Object slots (`object`, `object2`) take category names, receptacle slots (`source`, `source2`, `target`, `target2`) names
-    from RECEPTACLES. `object_count` above 1 makes `the` and `it` plural. `ValueError` for an unknown wording or missing slot.
-    """
+    Object slots (`object`, `object2`) take category names, receptacle slots (`source`, `source2`, `target`, `target2`)
+    names from RECEPTACLES. `object_count` above 1 makes `the` and `it` plural. `ValueError` for an unknown wording or a
+    missing slot."""
     texts = wordings(kind, "train") + wordings(kind, "eval")
     if not 0 <= wording_id < len(texts):
         raise ValueError(f"{kind} has no wording {wording_id}, it has {len(texts)}")

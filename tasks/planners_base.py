@@ -50,8 +50,10 @@ _JOINTS = [RECEPTACLES[i].joint for i in _JOINTED]
 
 
 def view_of(state: WorldState, episode: Episode, visible: Any, i: int, valid: Any = None) -> PlannerView:
-    """World `i` of a state on the CPU (move it there once for all worlds). `visible` (N, M) and `valid` (N, 70) are bool
-    arrays or CPU tensors; without `valid` every action counts as valid (only the oracle reads it)."""
+    """World `i` of a state on the CPU (move it there once for all worlds).
+
+    `visible` (N, M) and `valid` (N, 70) are bool arrays or CPU tensors; without `valid`, which only the oracle reads,
+    every action counts as valid."""
     joint = state.joint[i].numpy()
     center = state.receptacle_center[i].numpy().copy()
     center[_JOINTED] += state.receptacle_slide[i].numpy()[_JOINTED] * joint[_JOINTS, None]

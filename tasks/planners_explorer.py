@@ -1,8 +1,8 @@
 """A planner that knows only what it has seen: the demonstrator for behaviour cloning.
 
-Its next action depends on the goal, on the receptacles named in the instruction, on what it remembers to have seen, on its
-hand and on where it last drove: all things a policy with the same camera can know. Joints, preconditions, the robot's
-coordinates and objects not yet seen are never read.
+Its next action depends on the goal, on the receptacles named in the instruction, on what it remembers to have seen, on
+its hand and on where it last drove: all things a policy with the same camera can know. Joints, preconditions, the
+robot's coordinates and objects not yet seen are never read.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ SEARCH_ORDER = (*TASK_RECEPTACLES, _CHAIR, LEFT_DRAWER, RIGHT_DRAWER, FRIDGE)
 
 
 class Explorer(Planner):
-    """Fetches what it remembers, else looks at the next receptacle: those the instruction names first, then in a fixed order.
+    """Fetches what it remembers, else looks at the next receptacle: those the instruction names, then a fixed order.
 
     A pick that fails, or a goal that should hold and does not, makes it forget and look on."""
 
@@ -52,8 +52,8 @@ class Explorer(Planner):
                     self._visited.add(receptacle)
             self._stood_in_vain()
         elif done.kind == "pick" and view.held < 0:
-            here = [s for s, r in self._where.items() if nav_to_receptacle(r) == self._here and self._category[s] == done.target]
-            self._give_up(here)
+            here = [s for s, r in self._where.items() if nav_to_receptacle(r) == self._here]
+            self._give_up([s for s in here if self._category[s] == done.target])
         elif done.kind == "place" and view.held < 0 <= self._held:
             self._where[self._held] = done.target
         elif done.kind == "place":

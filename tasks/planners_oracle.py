@@ -41,7 +41,8 @@ class Oracle(Planner):
         if jobs:
             return self._approach(view, jobs[0], where)
         for handle, opened in wants.handles:
-            if not (view.joint[handle] > JOINT_OPEN_ABOVE[handle] if opened else abs(view.joint[handle]) < JOINT_CLOSED_BELOW):
+            q = view.joint[handle]
+            if not (q > JOINT_OPEN_ABOVE[handle] if opened else abs(q) < JOINT_CLOSED_BELOW):
                 return self._turn(view, handle, opened)
         for category in wants.at_objects:
             for slot in (s for s in slots if view.object_category[s] == category):
@@ -55,7 +56,8 @@ class Oracle(Planner):
             if not job.away and job.category == category:
                 return self._place(view, job.receptacle)
         keep_off = {job.receptacle for job in jobs} | {r for c, r in self._wants.removals if c == category}
-        left = [view.nav_pose[NUM_HANDLES + job.receptacle, :2] for job in jobs if job.category == category and job.slots]
+        same_kind = [job for job in jobs if job.category == category and job.slots]
+        left = [view.nav_pose[NUM_HANDLES + job.receptacle, :2] for job in same_kind]
 
         def cost(r: int) -> tuple[bool, bool, float]:
             center = view.receptacle_center[r, :2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import torch
@@ -128,6 +129,15 @@ class RecurrentPolicy(Policy):
         out, _ = self.gru(self._inputs(state["instruction_id"], state["features"], state["previous_action"]))
         last = out[torch.arange(len(out)), (state["length"] - 1).clamp(min=0)]
         return state | {"hidden": last}
+
+    def frozen_fingerprint(self) -> dict[str, str]:
+        return {"vision": hashlib.sha256(self.frozen.weight.numpy().tobytes()).hexdigest()}
+
+    def unfetchable_weights(self) -> dict[str, Tensor]:
+        return self.frozen.state_dict()
+
+    def load_unfetchable_weights(self, tensors: dict[str, Tensor]) -> None:
+        self.frozen.load_state_dict(tensors)
 
     def _inputs(self, instruction_id: Tensor, features: Tensor, previous_action: Tensor) -> Tensor:
         words = self.instruction(instruction_id)[:, None].expand(-1, features.shape[1], -1)

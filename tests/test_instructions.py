@@ -3,11 +3,11 @@
 import re
 
 import pytest
-
 from llarp.tasks import instructions as ins
 from llarp.tasks.entities import CATEGORIES, RECEPTACLES
 
-SLOTS = {"object": "apple", "object2": "knife", "source": "sink", "source2": "sofa", "target": "sofa", "target2": "TV stand"}
+SLOTS = {"object": "apple", "object2": "knife", "source": "sink", "source2": "sofa", "target": "sofa",
+         "target2": "TV stand"}
 
 
 def bare_words(wording: str) -> set[str]:
@@ -43,7 +43,8 @@ def test_evaluation_ids_follow_the_training_ids():
     ("kind", "wording", "slots", "text"),
     [
         ("place_one", 0, {"object": "apple", "target": "sink"}, "Put an apple in the sink."),
-        ("place_one", 1, {"object": "scissors", "target": "sofa"}, "Find a pair of scissors and bring them to the sofa."),
+        ("place_one", 1, {"object": "scissors", "target": "sofa"},
+         "Find a pair of scissors and bring them to the sofa."),
         ("place_from", 0, {"object": "lego", "source": "sink", "target": "TV stand"},
          "Take the lego brick out of the sink and put it on the TV stand."),
         ("clear", 2, {"object": "knife", "source": "sofa"}, "Take every knife away from the sofa."),

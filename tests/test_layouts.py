@@ -5,6 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from llarp.tasks.entities import (
+    FRIDGE,
+    FRIDGE_HANDLE,
+    JOINT_OPEN_TO,
+    LEFT_DRAWER,
+    NUM_HANDLES,
+    RECEPTACLE_INDEX,
+    RECEPTACLES,
+    RIGHT_DRAWER,
+)  # fmt: skip
+from llarp.tasks.state import SceneSet
 
 from llarp.errors import UserError
 from llarp.sim import layouts, navigation
@@ -12,13 +23,8 @@ from llarp.sim.assets import PALETTE_CELLS
 from llarp.sim.layouts import SLOTS, build_layouts, layout_distance
 from llarp.sim.rooms import ROOMS, Room
 from llarp.sim.textures import CELL
-from llarp.tasks.entities import (
-    FRIDGE, FRIDGE_HANDLE, JOINT_OPEN_TO, LEFT_DRAWER, NUM_HANDLES, RECEPTACLE_INDEX, RECEPTACLES, RIGHT_DRAWER,
-)  # fmt: skip
-from llarp.tasks.state import SceneSet
 
 ROOM_OF = {room.name: room for rooms in ROOMS.values() for room in rooms}
-HANGING = ("picture", "picture_2", "window", "door")
 BODIES = {  # slots by what stands on the floor as one
     "kitchen": ("kitchen", "drawer_0", "drawer_1", "drawer_2", "drawer_3"),
     "fridge": ("fridge", "fridge_door"),
@@ -32,11 +38,9 @@ def built():
     return build_layouts()
 
 
-def slot_rect(tables, scene: int, slot: str, q: float = 0.0) -> np.ndarray | None:
+def slot_rect(tables, scene: int, slot: str, q: float = 0.0) -> np.ndarray:
     """The rectangle (5,) that a slot's mesh covers on the floor, its joint at q."""
     i = SLOTS.index(slot)
-    if tables.mesh[scene, i] < 0:
-        return None
     xy = tables.meshes[tables.mesh[scene, i]].vertices[:, :2].astype(float)
     middle, half = (xy.max(0) + xy.min(0)) / 2, (xy.max(0) - xy.min(0)) / 2
     yaw = tables.yaw[scene, i] + tables.hinge[scene, i] * q
@@ -46,11 +50,10 @@ def slot_rect(tables, scene: int, slot: str, q: float = 0.0) -> np.ndarray | Non
 
 
 def standing(tables, scene: int) -> dict[str, np.ndarray]:
-    """Rectangles (n, 5) by body."""
-    rects = {name: [slot_rect(tables, scene, slot) for slot in slots] for name, slots in BODIES.items()}
-    return {
-        name: np.array([r for r in found if r is not None]) for name, found in rects.items() if found[0] is not None
-    }
+    """Rectangles (n, 5) of what there is, by body."""
+    there = {name for name, mesh in zip(SLOTS, tables.mesh[scene], strict=True) if mesh >= 0}
+    bodies = {name: slots for name, slots in BODIES.items() if slots[0] in there}
+    return {name: np.array([slot_rect(tables, scene, slot) for slot in slots]) for name, slots in bodies.items()}
 
 
 def room_of(tables, scene: int) -> Room:

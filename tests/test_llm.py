@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from tiny_llm import make_tiny_llm, make_tiny_tokenizer
-from transformers import BertConfig, BertModel, GPT2Config, GPT2Model, T5Config, T5Model
+from transformers import BertConfig, BertModel, Gemma2Config, Gemma2Model, GPT2Config, GPT2Model, T5Config, T5Model
 
 from llarp.errors import UserError
 from llarp.policy import llm as llm_module
@@ -35,6 +35,7 @@ def save_model(model, path):
 def test_tiny_llama_is_accepted_without_its_output_layer(folder, precision):
     llm = load_llm(str(folder), precision)
     assert llm.dtype == getattr(torch, precision)
+    assert llm.grouped_attention
     assert not any("lm_head" in name for name, _ in llm.named_parameters())
     assert not any(p.requires_grad for p in llm.parameters())
     assert check_cache(llm) < {"float32": 1e-5, "bfloat16": 0.05}[precision]
@@ -45,6 +46,14 @@ def test_absolute_positions_work(tmp_path):
     torch.manual_seed(0)
     config = GPT2Config(vocab_size=512, n_embd=32, n_layer=2, n_head=2, n_positions=64, initializer_range=0.2)
     assert load_llm(save_model(GPT2Model(config), tmp_path), "float32").hidden_size == 32
+
+
+def test_attention_of_another_kind_is_kept(tmp_path):
+    """Gemma 2 caps its scores, which our attention does not: the model then keeps its own."""
+    torch.manual_seed(0)
+    config = Gemma2Config(vocab_size=512, hidden_size=32, intermediate_size=64, num_hidden_layers=2, head_dim=8,
+                          num_attention_heads=4, num_key_value_heads=2, initializer_range=0.2)  # fmt: skip
+    assert not load_llm(save_model(Gemma2Model(config), tmp_path), "float32").grouped_attention
 
 
 def test_encoders_are_refused(tmp_path):

@@ -27,8 +27,8 @@ def box(name: str, half: tuple, cell: int, origin: tuple = (0.0, 0.0, 0.0)) -> M
         + [[0, 2, 6], [0, 6, 4], [1, 5, 7], [1, 7, 3]],
         np.int32,
     )
-    vertices = corners * np.float32(half) + np.float32(origin)
-    return Mesh(name, vertices, faces, np.tile(np.float32(palette_uv(cell)), (8, 1)))
+    vertices = corners * np.array(half, np.float32) + np.array(origin, np.float32)
+    return Mesh(name, vertices, faces, np.tile(np.array(palette_uv(cell), np.float32), (8, 1)))
 
 
 def palette() -> Material:
@@ -40,7 +40,7 @@ def palette() -> Material:
 def floor_quad() -> Mesh:
     corners = np.array([[-6, -6, 0], [6, -6, 0], [6, 6, 0], [-6, 6, 0]], np.float32)
     faces = np.array([[0, 1, 2], [0, 2, 3]], np.int32)
-    return Mesh("floor", corners, faces, np.tile(np.float32(palette_uv(BLUE)), (4, 1)))
+    return Mesh("floor", corners, faces, np.tile(np.array(palette_uv(BLUE), np.float32), (4, 1)))
 
 
 def layouts() -> LayoutTables:

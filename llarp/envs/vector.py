@@ -7,6 +7,7 @@ rewards and flags on the device, names instructions by id, and makes texts and f
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import replace
 from typing import Any
 
@@ -97,6 +98,7 @@ class LanguageRearrangementVectorEnv(VectorEnv):
         self.episodes = episode_set if episode_set is not None else load_episodes(self.config, seed)
         self._texts, instruction_id = np.unique(np.array(self.episodes.instruction, dtype=object), return_inverse=True)
         self._instruction_id = torch.from_numpy(instruction_id.astype(np.int64)).to(self.device)
+        self._episode = functools.lru_cache(maxsize=4 * num_envs)(self.episodes.episode)
         self._quota, self._visibility, self._rank, self._world_size = quota, visibility, rank, world_size
         self.world = BatchWorld(
             load_assets(),
@@ -217,7 +219,7 @@ class LanguageRearrangementVectorEnv(VectorEnv):
         """What a planner may know of each world; with `visibility=True` also which objects the head camera sees."""
         state, valid = self.world.state.to("cpu"), self.world.valid_actions().cpu()
         visible = self.world.visible().cpu() if self._visibility else torch.zeros_like(state.object_model, dtype=torch.bool)
-        episodes = [self.episodes.episode(e) for e in self.world.episode.tolist()]
+        episodes = [self._episode(e) for e in self.world.episode.tolist()]
         return [view_of(state, episode, visible, i, valid) for i, episode in enumerate(episodes)]
 
     def state_dict(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from llarp.errors import UserError
 
-from . import smollm
+from . import attention, smollm
 
 KNOWN = (smollm.NAME,)
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.15, torch.float16: 0.05}
@@ -32,6 +32,8 @@ class FrozenLLM(nn.Module):
         self.num_layers: int = backbone.config.num_hidden_layers
         self.token_norm = float(table.float().norm(dim=-1).mean())
         """Mean length of a token's embedding."""
+        self.grouped_attention = self.device.type == "cpu"
+        """Whether `run` replaces the model's own attention by `attention.grouped_attention`."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -74,13 +76,20 @@ class FrozenLLM(nn.Module):
 
         `embeds` (B, Q, hidden), `positions` (B, Q) int64, `mask` additive (B, 1, Q, slots).
         """
-        output = self.backbone(
-            inputs_embeds=embeds.to(self.dtype),
-            position_ids=positions,
-            attention_mask=mask,
-            past_key_values=cache,
-            use_cache=True,
-        )
+        config = self.backbone.config
+        own = config._attn_implementation
+        if self.grouped_attention:
+            config._attn_implementation = attention.NAME
+        try:
+            output = self.backbone(
+                inputs_embeds=embeds.to(self.dtype),
+                position_ids=positions,
+                attention_mask=mask,
+                past_key_values=cache,
+                use_cache=True,
+            )
+        finally:
+            config._attn_implementation = own
         return output.last_hidden_state
 
     def run_uncached(self, embeds: Tensor) -> Tensor:
@@ -117,21 +126,31 @@ def load_llm(name: str, precision: str = "auto", device: torch.device | str = "c
     Raises UserError for names that lead nowhere, and for models that are not decoder-only or do not work with our
     cache: cached decoding must equal the model's own full forward.
     """
-    from .context import check_cache
-
     device = torch.device(device)
     folder = _find(name)
     backbone, tokenizer = _load(name, folder, choose_dtype(precision, device), device)
     llm = FrozenLLM(backbone, tokenizer, name, folder)
-    try:
-        error = check_cache(llm)
-    except (TypeError, ValueError, AttributeError, IndexError, KeyError, RuntimeError, NotImplementedError) as problem:
-        reason = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
-        raise UserError(_refusal(name, f"it does not run with our key-value cache ({reason})")) from problem
-    if not error <= TOLERANCE[llm.dtype]:
-        why = f"cached decoding differs from its own full forward (relative error {error:.2g})"
+    why = _failure(llm)
+    if why and llm.grouped_attention:
+        llm.grouped_attention = False  # its own attention does more than ours
+        why = _failure(llm)
+    if why:
         raise UserError(_refusal(name, why))
     return llm
+
+
+def _failure(llm: FrozenLLM) -> str:
+    """What is wrong with this model and our cache; empty if nothing."""
+    from .context import check_cache
+
+    try:
+        error = check_cache(llm)
+    except (TypeError, ValueError, AttributeError, IndexError, KeyError, RuntimeError, AssertionError) as problem:
+        reason = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
+        return f"it does not run with our key-value cache ({reason})"
+    if error <= TOLERANCE[llm.dtype]:
+        return ""
+    return f"cached decoding differs from its own full forward (relative error {error:.2g})"
 
 
 def _refusal(name: str, why: str) -> str:

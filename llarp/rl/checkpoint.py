@@ -12,6 +12,8 @@ import os
 import pickle
 import random
 import re
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from llarp.policy.base import Policy
 FORMAT = 1
 FROZEN_FILE = "frozen.pt"
 _NAME = re.compile(r"step_(\d+)\.pt")
-_UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError, pickle.UnpicklingError)
+_UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, pickle.UnpicklingError)
 
 
 def file_name(env_steps: int) -> str:
@@ -141,6 +143,9 @@ def _read(path: Path) -> Any:
     if not path.is_file():
         raise UserError(f"{path}: there is no such checkpoint; `checkpoint=` takes a file of a run's checkpoints/ folder")
     try:
+        with zipfile.ZipFile(path) as archive:  # torch.load itself does not look at the checksums
+            if archive.testzip() is not None:
+                raise zipfile.BadZipFile
         return torch.load(path, map_location="cpu", weights_only=True)
     except _UNREADABLE:
         raise UserError(f"{path}: is damaged or no checkpoint; use an older one from the same folder") from None

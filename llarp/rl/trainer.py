@@ -65,15 +65,16 @@ class Trainer:
             rollout = self.collector.finish()
             self.env_steps += rollout.num_transitions
             self.window.add(rollout)
-            if rollout.num_steps == self.ppo.num_steps:
-                losses = ppo_update(self.policy, self.optimizer, rollout, self.ppo, self.generator)
-                self.collector.refresh()
-                self.updates += 1
-                self.wall_s = time.monotonic() - started
-                invalid_rate = float(rollout.data["invalid_action"].float().mean())
-                self.log(self.summary() | {"invalid_rate": invalid_rate} | losses)
-                if self.updates % self.train.checkpoint_interval == 0:
-                    self.save()
+            if rollout.num_steps < self.ppo.num_steps:
+                break
+            losses = ppo_update(self.policy, self.optimizer, rollout, self.ppo, self.generator)
+            self.collector.refresh()
+            self.updates += 1
+            self.wall_s = time.monotonic() - started
+            invalid_rate = float(rollout.data["invalid_action"].float().mean())
+            self.log(self.summary() | {"invalid_rate": invalid_rate} | losses)
+            if self.updates % self.train.checkpoint_interval == 0:
+                self.save()
         self.wall_s = time.monotonic() - started
         self.save()
 

@@ -51,7 +51,7 @@ def fridge(shape: int, left_hinge: bool) -> Piece:
             Part("fridge", merge(f"fridge_{shape}", body)),
             Part("fridge_door", merge(f"fridge_door_{shape}_{side}", leaf), (*hinge, 0), FRIDGE_HANDLE, hinge=float(s)),
         ),
-        surfaces={FRIDGE: Surface((-0.26, 0.2), (-0.27, 0.27), shelf)},
+        surfaces={FRIDGE: Surface((-0.22, 0.17), (-0.22, 0.22), shelf)},
         handles={FRIDGE_HANDLE: (face + door + 0.03, -s * (hy - 0.075), 1.02)},
         opens_into={FRIDGE_HANDLE: (*middle, reach / 2, 0.06, opened)},
         front=0.95,
@@ -131,11 +131,11 @@ def kitchen(shape: int) -> Piece:
     surfaces = {
         RECEPTACLE_INDEX["left counter"]: Surface((-0.2, hx - 0.05), (-hy + 0.05, -half - 0.05), high),
         RECEPTACLE_INDEX["right counter"]: Surface((-0.2, hx - 0.05), (half + 0.05, hy - 0.05), high),
-        RECEPTACLE_INDEX["sink"]: Surface((-0.17, 0.17), (-half + 0.1, half - 0.1), basin),
+        RECEPTACLE_INDEX["sink"]: Surface((-0.12, 0.14), (-half + 0.14, half - 0.14), basin),
     }
-    inner = (_DRAWER_BACK + 0.04, _DRAWER_FRONT - 0.03)
+    inner = (_DRAWER_BACK + 0.07, _DRAWER_FRONT - 0.09)  # what lies within does not stick out of the closed drawer
     for receptacle, (y, z, height) in ((LEFT_DRAWER, places[0]), (RIGHT_DRAWER, places[2])):
-        surfaces[receptacle] = Surface(inner, (y - 0.24, y + 0.24), z + 0.02, height - 0.02)
+        surfaces[receptacle] = Surface(inner, (y - 0.18, y + 0.18), z + 0.02, height - 0.02)
     opened = [(face + 0.02 + 0.225, y, 0.225, _DRAWER_HALF_Y + 0.02, 0.0) for y, _, _ in places]
     return Piece(
         (hx, hy),

