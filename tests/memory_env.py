@@ -1,4 +1,4 @@
-"""A tiny environment whose optimum needs the instruction and an earlier picture, and a tiny policy that can learn it."""
+"""A tiny environment whose optimum needs the instruction and an earlier picture, and a tiny policy for it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import hashlib
 from typing import Any
 
 import torch
+from llarp.tasks.actions import NUM_ACTIONS
 from torch import Tensor, nn
 
 from llarp.policy.base import NO_ACTION, Policy, SegmentBatch, State, sample
-from llarp.tasks.actions import NUM_ACTIONS
 
 CHOICES = 3
 WORDS = ("bring the apple", "close the fridge", "go to the sofa")
@@ -17,10 +17,11 @@ COLOURS = torch.tensor([[230, 30, 30], [30, 230, 30], [30, 30, 230]], dtype=torc
 
 
 class MemoryEnv:
-    """The first picture of an episode has one of three colours, the later ones are grey; the fourth action counts.
+    """The first picture of an episode has one of three colours, the later ones are grey; the last action counts.
 
-    Right is an action that leaves 3 colour + instruction when divided by 9: reward 1 and `terminated`; a wrong answer is
-    `truncated`. Who knows only one of the two is right one time in three. Episodes begin out of step with each other. `blind` hides "picture" or "instruction".
+    Right is an action that leaves 3 colour + instruction when divided by 9: reward 1 and `terminated`; a wrong answer
+    is `truncated`. Who knows only one of the two is right one time in three. Episodes begin out of step with each
+    other. `blind` hides "picture" or "instruction"; `delay` is how many actions come before the one that counts.
     Speaks `output="torch"` with same-step autoreset.
     """
 

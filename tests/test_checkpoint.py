@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from memory_env import MemoryEnv, RecurrentPolicy
+
 from llarp.errors import UserError
 from llarp.rl import checkpoint
 from llarp.rl.config import PPOConfig, TrainConfig
 from llarp.rl.trainer import Trainer
-from memory_env import MemoryEnv, RecurrentPolicy
 
 
 class NoisyEnv(MemoryEnv):

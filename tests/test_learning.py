@@ -1,16 +1,17 @@
-"""PPO finds an optimum that needs the instruction and an earlier picture, and nothing like it when either is removed."""
+"""PPO finds an optimum that needs the instruction and an earlier picture, and not when either is removed."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from memory_env import MemoryEnv, RecurrentPolicy
+from tiny_llm import make_tiny_llm
+
 from llarp.policy.base import Policy
 from llarp.policy.config import PolicyConfig
 from llarp.policy.policy import LLaRPPolicy
 from llarp.rl.config import PPOConfig, TrainConfig
 from llarp.rl.trainer import Trainer
-from memory_env import MemoryEnv, RecurrentPolicy
-from tiny_llm import make_tiny_llm
 
 WINDOW = 300  # episodes
 

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+
 from llarp.errors import UserError
 from llarp.rl.config import BCConfig, PPOConfig, TrainConfig
 from llarp.rl.ppo import explained_variance, gae, normalize, ppo_loss
@@ -71,7 +72,7 @@ def loss_of(ratios: list[float], advantages: list[float], **changes):
 
 
 def test_loss_takes_the_pessimistic_branch():
-    # clip 0.2: ratio 1.5, A 2 -> min(3, 2.4); 1.5, A -2 -> min(-3, -2.4); 0.5, A 2 -> min(1, 1.6); 0.5, A -2 -> min(-1, -1.6)
+    # clip 0.2. Ratio 1.5: A 2 -> min(3, 2.4), A -2 -> min(-3, -2.4). 0.5: A 2 -> min(1, 1.6), A -2 -> min(-1, -1.6).
     # policy loss = -(2.4 - 3 + 1 - 1.6) / 4 = 0.3; value loss = (2 - 3)^2 / 2 = 0.5
     # loss = 0.3 + 0.5 * 0.5 - 0.01 * 0.7 = 0.543
     loss, stats = loss_of([1.5, 1.5, 0.5, 0.5], [2.0, -2.0, 2.0, -2.0])

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from llarp.policy.base import NO_ACTION
 from llarp.rl.rollout import Piece, Rollout, RolloutBuffer
 

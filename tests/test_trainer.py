@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from memory_env import CHOICES, MemoryEnv, RecurrentPolicy
+
 from llarp.policy.base import SegmentBatch
 from llarp.rl.bc import clone, collect_demonstrations
 from llarp.rl.collect import Collector
@@ -15,7 +17,6 @@ from llarp.rl.config import BCConfig, PPOConfig, TrainConfig
 from llarp.rl.critic import fit_critic
 from llarp.rl.trainer import EpisodeWindow, Trainer
 from llarp.rl.update import ppo_update, recompute, returns_of, trainable_parameters
-from memory_env import CHOICES, MemoryEnv, RecurrentPolicy
 
 CONTRACT = "env_steps wall_s steps_per_s episodes success_rate mean_return policy_loss value_loss entropy approx_kl"
 
@@ -76,7 +77,8 @@ def test_time_limits_bootstrap_from_the_final_observation_when_asked():
     features = torch.cat([rollout._features[t - 3 : t + 1, n], rollout.data["final_features"][t, n][None]])[None]
     previous = torch.cat([torch.tensor([70]), rollout.data["action"][t - 3 : t + 1, n]])[None]
     instruction = rollout.data["instruction_id"][t, n][None]
-    batch = SegmentBatch(instruction, features, previous, torch.zeros_like(previous), torch.ones(1, 5, dtype=torch.bool))
+    valid = torch.ones(1, 5, dtype=torch.bool)
+    batch = SegmentBatch(instruction, features, previous, torch.zeros_like(previous), valid)
     expected = policy.evaluate_segments(batch)[2][0, -1]
     torch.testing.assert_close(next_value[t, n], expected, atol=1e-5, rtol=0)
     advantage, _ = returns_of(rollout, value, next_value, config, 0.9)

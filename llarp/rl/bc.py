@@ -86,11 +86,12 @@ def collect_demonstrations(
     log: Log,
     stop: Callable[[], bool] = lambda: False,
 ) -> Demonstrations:
-    """Lets planners act in all worlds of `env` (which shows them `env.planner_views()`), until there are `config.episodes`
-    episodes or the time is up (at least one episode).
+    """Lets planners act in all worlds of `env` (which shows them `env.planner_views()`), until the configured
+    number of episodes is there or the time is up (at least one episode).
 
-    At a share `config.noise` of the steps something else is done, half of it any action, half of it what another world's
-    planner wanted: the demonstrations then also show how to go on after mistakes. Labels are always the planner's.
+    At a share `config.noise` of the steps something else is done, half of it any action, half of it what another
+    world's planner wanted: the demonstrations then also show how to go on after mistakes. Labels are always the
+    planner's.
     """
     generator = torch.Generator().manual_seed(seed)
     started = reported = time.monotonic()

@@ -1,7 +1,7 @@
 """Checkpoint files: everything training changes, and the names and digests of what it does not.
 
-A file is written by `torch.save` and read with `weights_only=True`, so it cannot run code. It appears under its name only
-when complete. Frozen weights that exist nowhere else are kept once, as `frozen.pt` beside the checkpoints.
+A file is written by `torch.save` and read with `weights_only=True`, so it cannot run code. It appears under its name
+only when complete. Frozen weights that exist nowhere else are kept once, as `frozen.pt` beside the checkpoints.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ from llarp.policy.base import Policy
 FORMAT = 1
 FROZEN_FILE = "frozen.pt"
 _NAME = re.compile(r"step_(\d+)\.pt")
-_UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, pickle.UnpicklingError)
+_UNREADABLE = (
+    OSError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, pickle.UnpicklingError
+)  # fmt: skip
 
 
 def file_name(env_steps: int) -> str:
@@ -136,12 +138,12 @@ def _write(path: Path, tree: dict[str, Any]) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             unfinished.unlink()
-        raise UserError(f"{path}: cannot be written ({error.strerror}); make room or choose another output_dir") from None
+        raise UserError(f"{path}: cannot be written ({error.strerror}); make room or change output_dir") from None
 
 
 def _read(path: Path) -> Any:
     if not path.is_file():
-        raise UserError(f"{path}: there is no such checkpoint; `checkpoint=` takes a file of a run's checkpoints/ folder")
+        raise UserError(f"{path}: there is no such checkpoint; give a file of a run's checkpoints/ folder")
     try:
         with zipfile.ZipFile(path) as archive:  # torch.load itself does not look at the checksums
             if archive.testzip() is not None:

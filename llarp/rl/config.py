@@ -1,4 +1,4 @@
-"""Settings of PPO, behaviour cloning and the training run. Imports nothing heavy, so that `llarp --help` stays quick."""
+"""Settings of PPO, behaviour cloning and the training run. Imports nothing heavy, so `llarp --help` stays quick."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class TrainConfig:
 
     total_steps: int = 20_000  # PPO's environment steps, all worlds together
     max_minutes: float = 0.0  # PPO also ends after this long; 0: no limit
-    warm_start: Literal["bc", "none"] = "bc"  # "bc": clone demonstrations first; "none": PPO from the random initialisation
+    warm_start: Literal["bc", "none"] = "bc"  # "bc": clone demonstrations first; "none": PPO from random weights
     critic_warmup_steps: int = 1500  # environment steps of fresh rollouts on which the critic is fitted before PPO
     success_window: int = 200  # success rate and mean return are over this many episodes finished last
     checkpoint_interval: int = 10  # updates between two checkpoints; the last state is always kept

@@ -43,8 +43,9 @@ class Piece:
 class Rollout:
     """A finished rollout: (T, N) tensors by name, and its episode segments.
 
-    `data`: log_prob, value, reward float32; action, instruction_id int64; terminated, truncated, episode_start, success,
-    invalid_action bool. Features are (C + T + 1, N, num_tokens, dim); the last row is the observation after the rollout.
+    `data`: log_prob, value, reward float32; action, instruction_id int64; terminated, truncated, episode_start,
+    success, invalid_action bool. Features are (C + T + 1, N, num_tokens, dim), the last row the observation after the
+    rollout.
     """
 
     def __init__(self, rows: list[dict[str, Tensor]], num_context: int, border_features: Tensor) -> None:
@@ -64,7 +65,7 @@ class Rollout:
         self.first = first + num_context  # first row with loss
         self.begin = begin[self.first, self.world]  # first row of the episode
         if (self.begin < 0).any():
-            raise RuntimeError("a world's episode began before the rollout's context: its episode_start was never given")
+            raise RuntimeError("an episode began before the rollout's context: its episode_start was never given")
         same_world = self.world[1:] == self.world[:-1]
         rows_end = torch.full_like(self.first, total)
         rows_end[:-1] = torch.where(same_world, self.first[1:], total)
@@ -81,8 +82,8 @@ class Rollout:
     def pieces(self, max_tokens: int, fill: float, index: Tensor | None = None, tails: bool = False) -> list[Piece]:
         """Every segment (or those of `index`) once, in pieces of at most `max_tokens` padded steps and similar lengths.
 
-        With `tails`, a segment whose last step leads on in the same episode (the rollout's border, or a truncation whose
-        final observation was stored) ends with that observation as one more step without loss.
+        With `tails`, a segment whose last step leads on in the same episode (the rollout's border, or a truncation
+        whose final observation was stored) ends with that observation as one more step without loss.
         """
         index = torch.arange(len(self.world)) if index is None else index
         length = self.end - self.begin
@@ -150,7 +151,7 @@ class Rollout:
 
 
 class RolloutBuffer:
-    """Collects steps; `finish` hands them out as a `Rollout` and keeps the running episodes as the next one's context."""
+    """Collects steps; `finish` hands them out as a `Rollout` and keeps the running episodes as later context."""
 
     def __init__(self) -> None:
         self._rows: list[dict[str, Tensor]] = []

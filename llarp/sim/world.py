@@ -20,6 +20,8 @@ from .layouts import build_layouts
 from .objects import build_objects
 from .renderer import BatchRenderer
 
+OUTSIDE_SIZE = 512
+"""Pixels, height and width of the pictures from outside the robot."""
 PLACE_STREAM = 2
 """The keyed random stream (`tasks.keyed_random`) that decides where objects are put down."""
 
@@ -78,11 +80,10 @@ class BatchWorld:
             assets.object_meshes,
             assets.object_material,
             num_worlds,
-            size=image_size,
             device=self.device,
             num_threads=render_threads or None,
         )
-        self._head = self._draw(segmentation=segmentation) if pictures else None
+        self._head = self._draw(size=image_size, segmentation=segmentation) if pictures else None
         self._outside: BatchRenderer | None = None
         self.tracker = TaskTracker(num_worlds, task, self.device)
         self._everyone = torch.arange(num_worlds, device=self.device)
@@ -135,9 +136,9 @@ class BatchWorld:
         return self.renderer.render()
 
     def render_outside(self) -> Tensor:
-        """The worlds from a camera that follows the robot, uint8 (N, H, W, 3)."""
+        """The worlds from a camera that follows the robot, uint8 (N, 512, 512, 3)."""
         if self._outside is None:
-            self._outside = self._draw(camera="third_person", model=self.renderer.model)
+            self._outside = self._draw(size=OUTSIDE_SIZE, camera="third_person", model=self.renderer.model)
         self._furnish(self._outside, self._everyone)
         self._outside.set_poses(self.state)
         return self._outside.render()
