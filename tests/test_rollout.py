@@ -99,7 +99,7 @@ def test_every_transition_has_loss_exactly_once_in_its_own_context(rollouts, max
                     check_contexts(piece)
                     mask = piece.loss_mask
                     at = (piece.step[mask], piece.world[mask])
-                    count.index_put_(at, torch.ones(len(piece)), accumulate=True)
+                    count.index_put_(at, torch.ones(piece.size), accumulate=True)
                     reward = piece.take(rollout.data["reward"])
                     assert torch.equal(reward, (begun + at[0]) * 100.0 + at[1])
                     piece.put(copy, torch.zeros(mask.shape).masked_scatter(mask, reward))
@@ -107,7 +107,7 @@ def test_every_transition_has_loss_exactly_once_in_its_own_context(rollouts, max
                     assert piece.loss_mask.numel() <= max(max_tokens, longest)
             assert torch.equal(count, torch.ones_like(count))
             assert torch.equal(copy, rollout.data["reward"])
-            sizes = [sum(map(len, minibatch)) for minibatch in minibatches]
+            sizes = [sum(piece.size for piece in minibatch) for minibatch in minibatches]
             assert max(sizes) - min(sizes) <= int((rollout.end - rollout.first).max())
 
 

@@ -238,6 +238,14 @@ def test_cloning_then_fitting_the_critic():
     assert values.mean().item() == pytest.approx(0.98, abs=0.06)
 
 
+def test_stopping_the_collection_leaves_something_to_learn_from():
+    policy, env, config, _ = demonstrations(noise=0.0, episodes=20)
+    demos = collect_demonstrations(
+        env, policy.encode, Peeking, config, seed=0, log=lambda _: None, stop=lambda: True
+    )
+    assert 1 <= len(demos) <= 8  # what the eight worlds had finished
+
+
 def test_a_time_budget_ends_the_cloning():
     policy, _, config, demos = demonstrations(noise=0.0, episodes=20)
     config = BCConfig(epochs=10**6, train_minutes=0.005)

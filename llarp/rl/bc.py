@@ -87,7 +87,7 @@ def collect_demonstrations(
     stop: Callable[[], bool] = lambda: False,
 ) -> Demonstrations:
     """Lets planners act in all worlds of `env` (which shows them `env.planner_views()`), until the configured
-    number of episodes is there or the time is up (at least one episode).
+    number of episodes is there, the time is up or `stop()` is true; at least one episode.
 
     At a share `config.noise` of the steps something else is done, half of it any action, half of it what another
     world's planner wanted: the demonstrations then also show how to go on after mistakes. Labels are always the
@@ -101,8 +101,8 @@ def collect_demonstrations(
     fresh = [True] * num_envs
     running: list[list[tuple[Tensor, int, int]]] = [[] for _ in range(num_envs)]
     episodes: list[tuple[int, bool, list[tuple[Tensor, int, int]]]] = []
-    while len(episodes) < config.episodes and not stop():
-        if episodes and time.monotonic() - started > 60 * config.collect_minutes:
+    while len(episodes) < config.episodes:
+        if episodes and (stop() or time.monotonic() - started > 60 * config.collect_minutes):
             break
         features = encode(observation["rgb"]).half().cpu()
         instruction_id = observation["instruction_id"].tolist()

@@ -26,9 +26,7 @@ class Piece:
     loss_mask: Tensor  # (B, L) bool: this rollout's transitions; the rest is context, a tail or padding
     step: Tensor  # (B, L) int64 row of (T, N) tensors, negative in the context
     world: Tensor  # (B, L) int64 column of (T, N) tensors
-
-    def __len__(self) -> int:
-        return int(self.loss_mask.sum())
+    size: int  # transitions with loss
 
     def take(self, rollout_tensor: Tensor) -> Tensor:
         """The piece's transitions of a (T, N) tensor, flat, in the order of `x[loss_mask]`."""
@@ -70,6 +68,11 @@ class Rollout:
         rows_end = torch.full_like(self.first, total)
         rows_end[:-1] = torch.where(same_world, self.first[1:], total)
         self.end = rows_end  # one past the last row
+        last = (rows_end - 1 - num_context, self.world)
+        terminated, truncated = (self.data[name].cpu()[last] for name in ("terminated", "truncated"))
+        # Where an observation of the same episode follows: at the rollout's border, or (if stored) at a truncation.
+        self._cut = truncated & ~terminated & ("final_features" in self.data)
+        self._leads_on = ~terminated & ~truncated | self._cut
 
     @property
     def num_steps(self) -> int:
@@ -111,17 +114,9 @@ class Rollout:
         shuffled = torch.randperm(len(members), generator=generator).tolist()
         return [self.pieces(max_tokens, fill, torch.tensor(members[i])) for i in shuffled]
 
-    def _has_tail(self) -> Tensor:
-        """Whether a segment's last step leads to an observation of the same episode, (S,) bool."""
-        last = self.end - 1 - self.num_context
-        terminated = self.data["terminated"].cpu()[last, self.world]
-        truncated = self.data["truncated"].cpu()[last, self.world]
-        at_border = ~terminated & ~truncated
-        return at_border | (truncated & ~terminated) if "final_features" in self.data else at_border
-
     def _piece(self, index: Tensor, tails: bool) -> Piece:
         world, begin, first, end = (x[index] for x in (self.world, self.begin, self.first, self.end))
-        tail = self._has_tail()[index] if tails else torch.zeros(len(index), dtype=torch.bool)
+        tail = self._leads_on[index] & tails
         length = end - begin + tail
         at = torch.arange(int(length.max()))[None]  # (1, L)
         rows = begin[:, None] + at  # (B, L)
@@ -135,9 +130,8 @@ class Rollout:
         action = self._history["action"][shown.clamp(max=total - 1), columns]
         previous = self._history["action"][(shown - 1).clamp(min=0), columns]
         previous[:, 0] = NO_ACTION
-        if tails and "final_features" in self.data:
-            ended = tail & self.data["truncated"].cpu()[end - 1 - self.num_context, world]
-            b = ended.nonzero().flatten()
+        if tails and self._cut.any():
+            b = self._cut[index].nonzero().flatten()
             final = self.data["final_features"][(end[b] - 1 - self.num_context).to(device), world[b].to(device)]
             features[b.to(device), (length[b] - 1).to(device)] = final
         batch = SegmentBatch(
@@ -147,7 +141,8 @@ class Rollout:
             action=action,
             valid=valid.to(device),
         )
-        return Piece(batch, loss_mask.to(device), (rows - self.num_context).to(device), columns)
+        step = (rows - self.num_context).to(device)
+        return Piece(batch, loss_mask.to(device), step, columns, int(loss_mask.sum()))
 
 
 class RolloutBuffer:

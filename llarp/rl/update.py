@@ -76,7 +76,7 @@ def ppo_update(
         for minibatch in rollout.minibatches(
             config.num_minibatches, generator, config.micro_batch_tokens, config.micro_batch_fill
         ):
-            size = sum(len(piece) for piece in minibatch)
+            size = sum(piece.size for piece in minibatch)
             optimizer.zero_grad(set_to_none=True)
             for piece in minibatch:
                 log_prob, entropy, value = (x[piece.loss_mask] for x in policy.evaluate_segments(piece.batch))
@@ -90,13 +90,13 @@ def ppo_update(
                     piece.take(old_value),
                     config,
                 )
-                (loss * (len(piece) / size)).backward()
+                (loss * (piece.size / size)).backward()
                 for name, part in stats.items():
-                    totals[name] = totals.get(name, torch.zeros_like(part)) + part * len(piece)
-                epoch_kl = epoch_kl + stats["approx_kl"] * len(piece)
+                    totals[name] = totals.get(name, torch.zeros_like(part)) + part * piece.size
+                epoch_kl = epoch_kl + stats["approx_kl"] * piece.size
             norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm, error_if_nonfinite=True)
             optimizer.step()
-            grad_norm = grad_norm + norm.cpu()
+            grad_norm = grad_norm + norm
             transitions += size
             steps += 1
         epochs += 1

@@ -29,7 +29,7 @@ from .assets import LayoutTables, Material, Mesh
 from .model import BACKGROUND_RGBA, RenderModel, build_model
 
 _BOUNDS_MARGIN_M = 1e-4  # flat meshes get a box of some thickness
-_CPU_FLAGS = "-ffinite-math-only -fno-signed-zeros"
+_CPU_FLAGS = "-menable-no-nans -fno-signed-zeros"
 _EMPTY_Z_M = -30.0  # unused slots lie here, below every floor
 
 
