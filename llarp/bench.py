@@ -18,6 +18,12 @@ from llarp.tasks.actions import OPEN_FRIDGE, PICK_BASE
 from . import machine
 from .config import RunConfig
 from .rl.config import TrainConfig
+from .rl.trainer import Trainer
+from .rl.update import ppo_update
+from .train import build_env, build_policy
+
+VECTOR_STEPS = 32
+"""Steps of all worlds in one repeat of `sim` and `policy`."""
 
 
 def bench(what: str, config: RunConfig, repeats: int = 3) -> dict[str, Any]:
@@ -74,23 +80,6 @@ def _rate(steps: int, seconds: list[float]) -> dict[str, Any]:
     return {"steps_per_s": steps / median, "steps_a_repeat": steps, "repeat_s": seconds}
 
 
-def make_env(config: RunConfig) -> Any:
-    """The environment as the trainer uses it."""
-    from . import envs
-
-    return envs.make(
-        config.env.num_envs, output="torch", autoreset_mode="same_step", config=config.env, task=config.task,
-        seed=config.seed, device=config.device,
-    )  # fmt: skip
-
-
-def make_policy(config: RunConfig) -> Any:
-    """The policy as the trainer uses it."""
-    from .policy.policy import LLaRPPolicy
-
-    return LLaRPPolicy(config.policy, config.device)
-
-
 # -- parts ------------------------------------------------------------------------------------------------------------
 
 
@@ -113,9 +102,9 @@ class ChangingActions:
         return action
 
 
-def bench_sim(config: RunConfig, repeats: int, vector_steps: int = 40) -> dict[str, Any]:
+def bench_sim(config: RunConfig, repeats: int) -> dict[str, Any]:
     """Environment steps with pictures and resets; also the share of steps that changed the picture."""
-    env = make_env(config)
+    env = build_env(config)
     observation, _ = env.reset()
     actions = ChangingActions(env.num_envs, config.device, config.seed)
     pictures: list[Tensor] = [observation["rgb"].clone()]
@@ -125,19 +114,19 @@ def bench_sim(config: RunConfig, repeats: int, vector_steps: int = 40) -> dict[s
     ended = torch.zeros((), dtype=torch.int64, device=config.device)
 
     def work() -> None:
-        for _ in range(vector_steps):
+        for _ in range(VECTOR_STEPS):
             _, _, terminated, truncated, _ = env.step(actions.draw(env.valid_actions()))
             ended.add_((terminated | truncated).sum())
 
     seconds = time_repeats(work, repeats, device=config.device)
     env.close()
-    result = _rate(env.num_envs * vector_steps, seconds)
+    result = _rate(env.num_envs * VECTOR_STEPS, seconds)
     return result | {"changed_share": statistics.mean(changed), "resets": int(ended)}
 
 
-def bench_policy(config: RunConfig, repeats: int, vector_steps: int = 32) -> dict[str, Any]:
+def bench_policy(config: RunConfig, repeats: int) -> dict[str, Any]:
     """Acting on given pictures over episodes of 32 steps: vision, LLM step and heads, without any environment."""
-    policy, worlds = make_policy(config), config.env.num_envs
+    policy, worlds = build_policy(config), config.env.num_envs
     size = config.env.image_size
     rgb = torch.randint(0, 256, (worlds, size, size, 3), dtype=torch.uint8, device=config.device)
     instruction = [f"bring the apple from the sofa to table number {i}" for i in range(worlds)]
@@ -146,24 +135,22 @@ def bench_policy(config: RunConfig, repeats: int, vector_steps: int = 32) -> dic
 
     def work() -> None:
         nonlocal state
-        for step in range(vector_steps):
+        for step in range(VECTOR_STEPS):
             start = torch.full((worlds,), step == 0, device=config.device)
             _, _, _, state = policy.act({"rgb": rgb, "instruction": instruction}, state, start)
 
     seconds = time_repeats(work, repeats, device=config.device)
     vision = time_repeats(lambda: policy.encode(rgb), repeats, device=config.device)
-    return _rate(worlds * vector_steps, seconds) | {"vision_ms_a_step": 1000 * statistics.median(vision)}
+    return _rate(worlds * VECTOR_STEPS, seconds) | {"vision_ms_a_step": 1000 * statistics.median(vision)}
 
 
 def bench_update(config: RunConfig, repeats: int) -> dict[str, Any]:
     """One PPO update on a real rollout (the same one every time)."""
-    from .rl.update import ppo_update
-
     trainer = _trainer(config, config.ppo.num_steps * config.env.num_envs)
-    trainer._start()
+    trainer.collector.start()
     for _ in range(config.ppo.num_steps):
-        trainer._step()
-    rollout = trainer.buffer.finish(trainer.features)
+        trainer.collector.step()
+    rollout = trainer.collector.finish()
 
     def work() -> None:
         ppo_update(trainer.policy, trainer.optimizer, rollout, config.ppo, trainer.generator)
@@ -183,8 +170,6 @@ def bench_train(config: RunConfig, repeats: int) -> dict[str, Any]:
     return _rate(steps, seconds) | {"first_update_s": clock[0] - start, "updates": len(clock)}
 
 
-def _trainer(config: RunConfig, total_steps: int, log: Callable[[dict[str, float]], None] = lambda _: None) -> Any:
-    from .rl.trainer import Trainer
-
+def _trainer(config: RunConfig, total_steps: int, log: Callable[[dict[str, float]], None] = lambda _: None) -> Trainer:
     train: TrainConfig = dataclasses.replace(config.train, total_steps=total_steps, max_minutes=0.0)
-    return Trainer(make_env(config), make_policy(config), config.ppo, train, seed=config.seed, log=log)
+    return Trainer(build_env(config), build_policy(config), config.ppo, train, seed=config.seed, log=log)

@@ -15,5 +15,6 @@ def cache_dir(*parts: str) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise UserError(f"cannot make the cache folder {folder} ({e.strerror}): set LLARP_CACHE to a writable folder") from e
+        why = f"cannot make the cache folder {folder} ({e.strerror})"
+        raise UserError(f"{why}: set LLARP_CACHE to a writable folder") from e
     return folder

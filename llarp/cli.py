@@ -69,6 +69,8 @@ def _actor(request: Request) -> tuple[RunConfig, Path | None]:
     chosen = request.options
     if (chosen.checkpoint is None) == (chosen.policy is None):
         raise UserError("give either checkpoint=PATH or policy=NAME (random, oracle, explorer, sweep, zero_shot)")
+    if chosen.policy == "zero_shot":
+        raise UserError("policy=zero_shot is not part of this version: use random, oracle, explorer or sweep")
     if chosen.checkpoint is None:
         return request.config(), None
     return request.config(find_run(chosen.checkpoint)), Path(chosen.checkpoint)

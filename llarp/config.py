@@ -50,6 +50,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise UserError(f"seed={self.seed}: must not be negative")
+        if self.backend != "mujoco":
+            raise UserError(f"backend={self.backend} is not part of this version: use backend=mujoco")
 
 
 # -- loading ----------------------------------------------------------------------------------------------------------

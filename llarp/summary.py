@@ -15,21 +15,31 @@ def summary_lines(result: Any) -> Iterable[str]:
     for key, value in result.items():
         if key == "splits":
             for split, row in value.items():
-                low, high = row["ci95"]
-                yield (
-                    f"{split}: success {row['success_rate']:.1%} (95 %: {low:.1%} to {high:.1%}) in {row['episodes']} "
-                    f"episodes, progress {row['mean_progress']:.2f}, {row['mean_steps']:.1f} steps, "
-                    f"{row['invalid_rate']:.1%} invalid"
-                )
+                yield f"{split}: {rates(row)}"
+        elif key == "evaluations":
+            for when, row in value.items():
+                yield f"held-out episodes {when}: {rates(row)}"
+                if "pick_and_place" in row:
+                    yield f"held-out episodes {when}, pick and place only: {rates(row['pick_and_place'])}"
         elif key == "checks":
             for check in value:
                 yield f"[{'ok' if check['ok'] else '--'}] {check['name']}: {check['detail']}"
                 if not check["ok"]:
                     yield f"     fix: {check['fix']}"
         elif isinstance(value, dict):
-            yield f"{key}: " + ", ".join(f"{k} {plain(v)}" for k, v in value.items() if not isinstance(v, (dict, list)))
-        elif not isinstance(value, list) or len(value) <= 2:
+            if shown := [f"{k} {plain(v)}" for k, v in value.items() if not isinstance(v, dict) and _short(v)]:
+                yield f"{key}: " + ", ".join(shown)
+        elif _short(value):
             yield f"{key}: {plain(value)}"
+
+
+def rates(row: dict[str, Any]) -> str:
+    """The rates of one set of episodes."""
+    low, high = row["ci95"]
+    return (
+        f"success {row['success_rate']:.1%} (95 %: {low:.1%} to {high:.1%}) in {row['episodes']} episodes, "
+        f"progress {row['mean_progress']:.2f}, {row['mean_steps']:.1f} steps, {row['invalid_rate']:.1%} invalid"
+    )
 
 
 def plain(value: Any) -> str:
@@ -41,3 +51,8 @@ def plain(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(plain(v) for v in value)}]"
     return str(value)
+
+
+def _short(value: Any) -> bool:
+    """Whether a value fits into a line: no long list, and none of mappings."""
+    return not isinstance(value, (list, tuple)) or (len(value) <= 3 and not any(isinstance(v, dict) for v in value))

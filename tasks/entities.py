@@ -48,7 +48,9 @@ TASK_RECEPTACLES: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7)
 """The seven open-air receptacles between which tasks move objects (the chair is none of them)."""
 FRIDGE, LEFT_DRAWER, RIGHT_DRAWER = 8, 9, 10
 
-HANDLES: tuple[str, ...] = ("cab_push_point_7", "cab_push_point_6", "cab_push_point_5", "cab_push_point_4", "fridge_push_point")
+HANDLES: tuple[str, ...] = (
+    "cab_push_point_7", "cab_push_point_6", "cab_push_point_5", "cab_push_point_4", "fridge_push_point"
+)  # fmt: skip
 """Articulated handles in the order of their nav actions; 0..3 are drawers (prismatic, m), 4 the fridge door (rad)."""
 HANDLE_INDEX = {name: i for i, name in enumerate(HANDLES)}
 NUM_HANDLES = len(HANDLES)

@@ -73,7 +73,7 @@ class WorldState(_TensorRecord):
     object_category: Tensor  # (N, M) int64, -1: empty slot
     object_position: Tensor  # (N, M, 3) float32; of a held object: where the gripper is
     object_yaw: Tensor  # (N, M) float32
-    object_inside: Tensor  # (N, M) int64 drawer or fridge receptacle the object lies in (it moves with drawers), -1: none
+    object_inside: Tensor  # (N, M) int64 drawer or fridge the object lies in (it moves with drawers), -1: none
     # The scene's rows, gathered at reset:
     receptacle_center: Tensor  # (N, 11, 3)
     receptacle_half: Tensor  # (N, 11, 3)

@@ -12,7 +12,7 @@ from .goals import MAX_SUBGOALS, Circuits, evaluate
 from .rules import TaskError
 
 
-@dataclass
+@dataclass(frozen=True)
 class TaskConfig:
     """Reward and length of an episode (arXiv 2310.17722, app. B)."""
 

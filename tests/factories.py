@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import Tensor
+
 from llarp.tasks.entities import CATEGORIES, FRIDGE, LEFT_DRAWER, RECEPTACLES, RIGHT_DRAWER
 from llarp.tasks.state import MAX_OBJECTS, ObjectCatalog, SceneSet, WorldState
-from torch import Tensor
 
 ROOM = (8.0, 6.0)
 """Room size in x and y (m); its walls stand at x, y = 0 and at these values."""

@@ -6,10 +6,10 @@ import hashlib
 from typing import Any
 
 import torch
-from llarp.tasks.actions import NUM_ACTIONS
 from torch import Tensor, nn
 
 from llarp.policy.base import NO_ACTION, Policy, SegmentBatch, State, sample
+from llarp.tasks.actions import NUM_ACTIONS
 
 CHOICES = 3
 WORDS = ("bring the apple", "close the fridge", "go to the sofa")
@@ -31,6 +31,10 @@ class MemoryEnv:
         self._age = torch.arange(num_envs) % (delay + 1)
         self._colour, self._instruction = self._draw(), self._draw()
         self._final: dict[str, Tensor] = {}
+
+    def upcoming_instructions(self, count: int) -> list[str]:
+        """All there are."""
+        return list(WORDS)
 
     def instruction_text(self, instruction_id: int) -> str:
         return WORDS[instruction_id]

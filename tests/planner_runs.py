@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+
 from llarp.tasks import keyed_random
 from llarp.tasks.atoms import truth
 from llarp.tasks.episodes import EpisodeSet

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from factories import fake_state
+
 from llarp.tasks import atoms
 from llarp.tasks.entities import FRIDGE_HANDLE, LEFT_DRAWER, NUM_HANDLES, NUM_RECEPTACLES
 from llarp.tasks.keyed_random import uniform

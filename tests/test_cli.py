@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import llarp
 import pytest
+
+import llarp
 from llarp import __version__, cli, options
 from llarp.errors import UserError
 

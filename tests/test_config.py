@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+
 from llarp import config, machine
 from llarp.config import RunConfig
 from llarp.errors import UserError

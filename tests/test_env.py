@@ -29,7 +29,7 @@ def test_the_embedded_environment_keeps_the_contract():
     check_env(Embedded)
 
 
-# -- environments broken in one way each --------------------------------------------------------------------------------
+# -- environments broken in one way each -------------------------------------------------------------------------------
 
 
 class WrongPictureType(Embedded):

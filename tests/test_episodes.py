@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 from factories import fake_catalog, fake_scenes
+from safetensors.numpy import load_file, save_file
+
 from llarp.tasks.atoms import truth
 from llarp.tasks.episodes import EpisodeFileError, EpisodeSet, PackedStrings, concat, load, save
 from llarp.tasks.generator import generate
 from llarp.tasks.goals import evaluate
-from safetensors.numpy import load_file, save_file
 
 SCENES, CATALOG = fake_scenes(4), fake_catalog()
 KEY = "llarp_episodes"

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from factories import fake_catalog, fake_scenes
+
 from llarp.tasks.atoms import truth
 from llarp.tasks.entities import CATEGORIES, FRIDGE, NUM_TRAIN_CATEGORIES, RECEPTACLES, TASK_RECEPTACLES
 from llarp.tasks.episodes import EpisodeSet

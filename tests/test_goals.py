@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from llarp.tasks import atoms
 from llarp.tasks.entities import CATEGORY_INDEX, NUM_RECEPTACLES
 from llarp.tasks.goals import MAX_SUBGOALS, Circuits, Predicate, domain, evaluate, ground, parse, slot_name

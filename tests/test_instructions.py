@@ -3,6 +3,7 @@
 import re
 
 import pytest
+
 from llarp.tasks import instructions as ins
 from llarp.tasks.entities import CATEGORIES, RECEPTACLES
 

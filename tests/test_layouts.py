@@ -5,6 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+
+from llarp.errors import UserError
+from llarp.sim import layouts, navigation
+from llarp.sim.assets import PALETTE_CELLS
+from llarp.sim.layouts import SLOTS, build_layouts, layout_distance
+from llarp.sim.rooms import ROOMS, Room
+from llarp.sim.textures import CELL
 from llarp.tasks.entities import (
     FRIDGE,
     FRIDGE_HANDLE,
@@ -16,13 +23,6 @@ from llarp.tasks.entities import (
     RIGHT_DRAWER,
 )  # fmt: skip
 from llarp.tasks.state import SceneSet
-
-from llarp.errors import UserError
-from llarp.sim import layouts, navigation
-from llarp.sim.assets import PALETTE_CELLS
-from llarp.sim.layouts import SLOTS, build_layouts, layout_distance
-from llarp.sim.rooms import ROOMS, Room
-from llarp.sim.textures import CELL
 
 ROOM_OF = {room.name: room for rooms in ROOMS.values() for room in rooms}
 BODIES = {  # slots by what stands on the floor as one

@@ -188,7 +188,7 @@ def test_smollm2():
     manifest = json.loads((smollm.model_folder() / "manifest.json").read_text())
     assert llm.fingerprint() == manifest["sha256"]["model.safetensors"]
     ids = torch.tensor([llm.tokens("The sofa is in the living room, the fridge is in the")])
-    prefixes = pack([compute_prefixes(llm, ids[:, :-1])[0]], [0])
+    prefixes = pack([compute_prefixes(llm, ids[:, :-1].tolist())[0]], [0])
     hidden = run_parallel(llm, prefixes, llm.embed(ids[:, -1:]))[0][0, -1]
     word = (llm.embedding_table() @ hidden).argmax()  # SmolLM2's output layer is its embedding table
     assert llm.tokenizer.decode([int(word)]).strip() == "kitchen"

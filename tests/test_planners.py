@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 from factories import fake_catalog, fake_scenes
+from planner_runs import blinded, run, seen
+
 from llarp.tasks.actions import ACTION_NAMES, NUM_ACTIONS
 from llarp.tasks.entities import CATEGORY_INDEX, FRIDGE, LEFT_DRAWER, RECEPTACLES
 from llarp.tasks.episodes import EpisodeSet, PackedStrings
 from llarp.tasks.generator import generate
 from llarp.tasks.goals import Circuits, ground, parse
 from llarp.tasks.planners import Explorer, Oracle, PlannerError, RandomPlanner, Sweep, make_planner, view_of, wants_of
-from planner_runs import blinded, run, seen
 
 SCENES, CATALOG = fake_scenes(4), fake_catalog()
 

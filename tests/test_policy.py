@@ -315,14 +315,16 @@ def test_instruction_cache_computes_once_and_stays_small(config):
     assert small.num_computed == 3  # the latest one was kept
 
 
-def test_grouped_prefixes_equal_single_ones(config):
+def test_prefixes_computed_together_equal_single_ones(config):
     policy = make_policy(config)
-    texts = ["go to the sink", "go to the sofa", "open the fridge", "pick up the ball"]
-    grouped = InstructionCache(policy.llm, 64, 1 << 20)
-    grouped.grouped = True
-    ours, single = grouped.get(texts), policy.instructions.get(texts)
-    torch.testing.assert_close(ours.keys, single.keys, atol=1e-5, rtol=0)
-    torch.testing.assert_close(ours.values, single.values, atol=1e-5, rtol=0)
+    texts = ["go to the sink", "put the red ball on the sofa, please", "open the fridge", "pick up the ball"]
+    together = InstructionCache(policy.llm, 64, 1 << 20).get(texts)
+    for i, text in enumerate(texts):
+        alone = InstructionCache(policy.llm, 64, 1 << 20).get([text])
+        slots = alone.keys.shape[3]
+        assert together.length[i] == alone.length[0]
+        torch.testing.assert_close(together.keys[:, i, :, -slots:], alone.keys[:, 0], atol=1e-5, rtol=0)
+        torch.testing.assert_close(together.values[:, i, :, -slots:], alone.values[:, 0], atol=1e-5, rtol=0)
 
 
 def test_calibration_is_fitted_once(config):

@@ -7,12 +7,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from llarp.tasks.state import GRIPPER_IN_BASE, MAX_OBJECTS, WorldState
 
 from llarp.errors import UserError
 from llarp.sim.assets import PALETTE_CELLS, LayoutTables, Material, Mesh, palette_uv
 from llarp.sim.model import build_model
 from llarp.sim.renderer import BatchRenderer
+from llarp.tasks.state import GRIPPER_IN_BASE, MAX_OBJECTS, WorldState
 
 SIZE = 64
 RED, GREEN, BLUE, YELLOW = range(4)

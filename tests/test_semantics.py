@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 from factories import fake_catalog, fake_state
+
 from llarp.tasks import actions as act
 from llarp.tasks import atoms
 from llarp.tasks.entities import FRIDGE, LEFT_DRAWER, NUM_HANDLES, RECEPTACLES
@@ -54,8 +55,10 @@ def test_nav_moves_to_the_target_with_what_is_held():
     assert torch.equal(state.object_position[:, 0], gripper_position(state.robot))
     assert not step(state, act.nav_to_handle(4))
     assert torch.equal(state.robot, state.nav_pose[:, 4])
-    forward = torch.tensor([state.robot[0, 2].cos(), state.robot[0, 2].sin()])
-    torch.testing.assert_close(state.object_position[0, 0, :2], state.robot[0, :2] + 0.635 * forward)
+    cos, sin = state.robot[0, 2].cos(), state.robot[0, 2].sin()
+    ahead, right = torch.stack([cos, sin]), torch.stack([sin, -cos])
+    expected = state.robot[0, :2] + 0.635 * ahead + 0.255 * right  # where the published arm carries things
+    torch.testing.assert_close(state.object_position[0, 0, :2], expected)
     assert float(state.object_position[0, 0, 2]) == pytest.approx(0.922)
 
 
@@ -219,7 +222,7 @@ def test_refresh_carries_held_objects():
     state.robot[1] = torch.tensor([3.0, 3.0, math.pi / 2])
     before = state.object_position.clone()
     refresh(state)
-    torch.testing.assert_close(state.object_position[1, 2], torch.tensor([3.0, 3.635, 0.922]))
+    torch.testing.assert_close(state.object_position[1, 2], torch.tensor([3.255, 3.635, 0.922]))
     assert (state.object_position != before).any(-1).sum() == 1
 
 

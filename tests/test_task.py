@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from llarp.tasks import atoms
 from llarp.tasks.goals import Circuits, ground, parse
 from llarp.tasks.rules import TaskError

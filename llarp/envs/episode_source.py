@@ -7,7 +7,7 @@ import hashlib
 from llarp.cache import cache_dir
 from llarp.errors import UserError
 from llarp.sim.world import Assets, load_assets
-from llarp.tasks.episodes import EpisodeFileError, EpisodeSet, load, save
+from llarp.tasks.episodes import EpisodeSet, load, save
 from llarp.tasks.generator import generate
 
 from .config import EnvConfig
@@ -36,7 +36,8 @@ def load_episodes(config: EnvConfig, seed: int) -> EpisodeSet:
 def _fingerprint(assets: Assets) -> str:
     """Changes with anything that built-in episodes depend on."""
     digest = hashlib.sha256(str(GENERATOR_VERSION).encode())
-    scenes, catalog = assets.scenes, assets.catalog
-    for tensor in (scenes.receptacle_center, scenes.receptacle_half, scenes.nav_pose, scenes.free_xy, catalog.half_size):
+    scenes = assets.scenes
+    placed = (scenes.receptacle_center, scenes.receptacle_half, scenes.nav_pose, scenes.free_xy)
+    for tensor in (*placed, assets.catalog.half_size):
         digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()[:12]

@@ -17,7 +17,9 @@ class ShuffledSampler:
     episode once and costs the same whatever E is. With several ranks, rank r takes the draws r, r + world_size, ...
     """
 
-    def __init__(self, num_episodes: int, num_envs: int, seed: int, device: torch.device, rank: int = 0, world_size: int = 1):
+    def __init__(
+        self, num_episodes: int, num_envs: int, seed: int, device: torch.device, rank: int = 0, world_size: int = 1
+    ):
         self.num_episodes, self.rank, self.world_size = num_episodes, rank, world_size
         self.offset = (seed * 7919) % num_episodes
         stride = max(1, round(num_episodes * _GOLDEN))
@@ -31,7 +33,14 @@ class ShuffledSampler:
         """Episode and pass number for the worlds in `mask` (N,); the other entries mean nothing."""
         order = self.drawn + torch.cumsum(mask, 0) - 1
         self.drawn = self.drawn + mask.sum()
-        draw = (order * self.world_size + self.rank).clamp(min=0)
+        return self._episode(order.clamp(min=0))
+
+    def upcoming(self, count: int) -> Tensor:
+        """The episodes of the next `count` draws, (count,)."""
+        return self._episode(self.drawn + torch.arange(count, device=self.drawn.device))[0]
+
+    def _episode(self, order: Tensor) -> tuple[Tensor, Tensor]:
+        draw = order * self.world_size + self.rank
         return (self.offset + draw % self.num_episodes * self.stride) % self.num_episodes, draw // self.num_episodes
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -49,19 +58,25 @@ class QuotaSampler:
 
     def __init__(self, num_episodes: int, num_envs: int, device: torch.device):
         self.num_episodes, self.num_envs = num_episodes, num_envs
-        self.upcoming = torch.arange(num_envs, device=device)
+        self._next = torch.arange(num_envs, device=device)
         self.active = torch.ones(num_envs, dtype=torch.bool, device=device)
 
     def next(self, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Episode and pass number (always 0) for the worlds in `mask` (N,)."""
-        episode = self.upcoming % self.num_episodes
-        self.active = torch.where(mask, self.upcoming < self.num_episodes, self.active)
-        self.upcoming = torch.where(mask, self.upcoming + self.num_envs, self.upcoming)
+        episode = self._next % self.num_episodes
+        self.active = torch.where(mask, self._next < self.num_episodes, self.active)
+        self._next = torch.where(mask, self._next + self.num_envs, self._next)
         return episode, torch.zeros_like(episode)
 
+    def upcoming(self, count: int) -> Tensor:
+        """The next `count` episodes, (at most count,); those of all worlds counted together."""
+        first = int(self._next.min())
+        begin, end = min(first, self.num_episodes), min(first + count, self.num_episodes)
+        return torch.arange(begin, end, device=self._next.device)
+
     def state_dict(self) -> dict[str, Tensor]:
-        return {"upcoming": self.upcoming.clone(), "active": self.active.clone()}
+        return {"next": self._next.clone(), "active": self.active.clone()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self.upcoming = state["upcoming"].to(self.upcoming.device).clone()
+        self._next = state["next"].to(self._next.device).clone()
         self.active = state["active"].to(self.active.device).clone()

@@ -84,7 +84,8 @@ class LanguageRearrangementVectorEnv(VectorEnv):
             raise UserError(f"num_envs={num_envs} must be at least 1")
         known = {f.name for f in dataclasses.fields(EnvConfig)}
         if unknown := set(overrides) - known:
-            raise UserError(f"unknown environment setting {sorted(unknown)[0]!r}: the known ones are {', '.join(sorted(known))}")
+            names = ", ".join(sorted(known))
+            raise UserError(f"unknown environment setting {sorted(unknown)[0]!r}: the known ones are {names}")
         self.config = replace(config or EnvConfig(), num_envs=num_envs, **overrides)
         self.output, self.render_mode = output, render_mode
         self.autoreset_mode = _autoreset_mode(autoreset_mode)
@@ -201,6 +202,11 @@ class LanguageRearrangementVectorEnv(VectorEnv):
         """The words behind an `instruction_id`."""
         return str(self._texts[instruction_id])
 
+    def upcoming_instructions(self, count: int) -> list[str]:
+        """The texts of about the next `count` episodes, so that a policy can work ahead."""
+        ids = self._instruction_id[self.sampler.upcoming(count)]
+        return [self.instruction_text(i) for i in dict.fromkeys(ids.tolist())]
+
     def current_observation(self) -> Any:
         """The observation of the worlds as they stand."""
         return self._observation()
@@ -218,7 +224,8 @@ class LanguageRearrangementVectorEnv(VectorEnv):
     def planner_views(self) -> list[PlannerView]:
         """What a planner may know of each world; with `visibility=True` also which objects the head camera sees."""
         state, valid = self.world.state.to("cpu"), self.world.valid_actions().cpu()
-        visible = self.world.visible().cpu() if self._visibility else torch.zeros_like(state.object_model, dtype=torch.bool)
+        unseen = torch.zeros_like(state.object_model, dtype=torch.bool)
+        visible = self.world.visible().cpu() if self._visibility else unseen
         episodes = [self._episode(e) for e in self.world.episode.tolist()]
         return [view_of(state, episode, visible, i, valid) for i, episode in enumerate(episodes)]
 
@@ -229,10 +236,15 @@ class LanguageRearrangementVectorEnv(VectorEnv):
             "sampler": self.sampler.state_dict(),
             "done": self._done.clone(),
             "seed": self._seed,
+            "episodes": self._episodes_key(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue bit for bit from `state_dict()`."""
+        """Continue bit for bit from `state_dict()` of as many worlds over the same episodes, else UserError."""
+        if list(state["episodes"]) != self._episodes_key():
+            raise UserError("the saved worlds play other episodes: keep the run's seed, dataset and env.episodes")
+        if len(state["done"]) != self.num_envs:
+            raise UserError(f"there are {len(state['done'])} saved worlds, not {self.num_envs}: keep env.num_envs")
         self._start(int(state["seed"]))
         self.sampler.load_state_dict(state["sampler"])
         self._done = state["done"].to(self.device).clone()
@@ -240,6 +252,10 @@ class LanguageRearrangementVectorEnv(VectorEnv):
         self._rgb = self.world.render()
 
     # -- inside ---------------------------------------------------------------------------------------------------
+
+    def _episodes_key(self) -> list[Any]:
+        """What tells one set of episodes from another, as plain values."""
+        return [self.episodes.split, self.episodes.seed, len(self.episodes), int(self.episodes.episode_id.sum())]
 
     def _begin(self, mask: Tensor) -> None:
         episode, occurrence = self.sampler.next(mask)

@@ -8,8 +8,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
+from llarp.envs.config import EnvConfig
+from llarp.envs.vector import LanguageRearrangementVectorEnv
 from llarp.errors import UserError
+from llarp.tasks.episodes import EpisodeSet
 from llarp.tasks.planners import PLANNERS, make_planner
+from llarp.tasks.task import TaskConfig
 
 if TYPE_CHECKING:
     from llarp.config import RunConfig
@@ -37,12 +41,14 @@ class PolicyAgent:
 
     def start(self, env: Any) -> None:
         self.policy.bind_instructions(env.instruction_text)
+        self.policy.prepare_instructions(env.upcoming_instructions(1000))
         self.state = self.policy.initial_state(env.num_envs)
 
     @torch.no_grad()
     def act(self, observation: dict[str, Tensor], episode_start: Tensor) -> Tensor:
-        action, _, _, self.state = self.policy.act(observation, self.state, episode_start, deterministic=not self.sample)
-        return action
+        acted = self.policy.act(observation, self.state, episode_start, deterministic=not self.sample)
+        self.state = acted[3]
+        return acted[0]
 
 
 class PlannerAgent:
@@ -74,3 +80,28 @@ def make_agent(config: RunConfig, checkpoint: Path | None, policy: str | None, s
     from llarp.train import load_policy
 
     return PolicyAgent(load_policy(config, checkpoint), sample)
+
+
+def open_worlds(
+    agent: Agent,
+    episode_set: EpisodeSet,
+    num_envs: int,
+    config: EnvConfig,
+    task: TaskConfig,
+    seed: int,
+    device: torch.device | str,
+    autoreset_mode: str = "same_step",
+) -> LanguageRearrangementVectorEnv:
+    """Worlds in which `agent` plays every episode of the set exactly once."""
+    return LanguageRearrangementVectorEnv(
+        num_envs,
+        output="torch",
+        autoreset_mode=autoreset_mode,
+        config=config,
+        task=task,
+        seed=seed,
+        device=device,
+        episode_set=episode_set,
+        quota=True,
+        visibility=agent.needs_visibility,
+    )

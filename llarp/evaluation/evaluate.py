@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from llarp.tasks.episodes import EpisodeSet
 from llarp.tasks.generator import SPLITS
 from llarp.tasks.task import TaskConfig
 
-from .agents import Agent, make_agent
+from .agents import Agent, make_agent, open_worlds
 from .statistics import wilson
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def run_episodes(
     observation, _ = env.reset()
     agent.start(env)
     start = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
+    finished, reported = 0, time.monotonic()
     while bool(env.active.any()):
         active, episode = env.active.cpu().numpy(), env.world.episode.cpu().numpy()
         observation, reward, terminated, truncated, info = env.step(agent.act(observation, start))
@@ -80,9 +82,10 @@ def run_episodes(
         results.progress[playing] = info["progress"].cpu().numpy()[active]
         results.success[playing] = info["success"].cpu().numpy()[active]
         ended = start.cpu().numpy() & active
-        if progress is not None and ended.any():
-            done = int((env.sampler.upcoming - env.num_envs).clamp(max=total).max())
-            progress({"episodes": min(done, total), "total": total})
+        finished += int(ended.sum())
+        if progress is not None and ended.any() and (finished == total or time.monotonic() - reported > 5):
+            reported = time.monotonic()
+            progress({"episodes": finished, "success_rate": float(results.success.sum()) / max(finished, 1)})
     return results
 
 
@@ -96,18 +99,7 @@ def evaluate_split(
     progress: Callable[[dict[str, Any]], None] | None = None,
 ) -> tuple[dict[str, Any], EpisodeResults]:
     """Rates of one split, with the same by instruction type, and the episodes' own results."""
-    env = LanguageRearrangementVectorEnv(
-        min(config.num_envs, len(episode_set)),
-        output="torch",
-        autoreset_mode="same_step",
-        config=config,
-        task=task,
-        seed=seed,
-        device=device,
-        episode_set=episode_set,
-        quota=True,
-        visibility=agent.needs_visibility,
-    )
+    env = open_worlds(agent, episode_set, min(config.num_envs, len(episode_set)), config, task, seed, device)
     devices = [torch.device(device)] if torch.device(device).type == "cuda" else []
     with torch.random.fork_rng(devices=devices):  # the same seed samples the same actions, whatever ran before
         torch.manual_seed(seed)

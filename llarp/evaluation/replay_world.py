@@ -27,7 +27,7 @@ class EmbeddedReplayWorld:
         self.episodes = load_episodes(config.env, config.seed)
         self.rows = {str(e): i for i, e in enumerate(self.episodes.episode_id.tolist())}
         self.world = BatchWorld(
-            load_assets(), self.episodes, 1, config.task, image_size=config.env.image_size, rules=config.env.rules, pictures=False
+            load_assets(), self.episodes, 1, config.task, rules=config.env.rules, pictures=False
         )
         self.world.seed = config.seed
 
@@ -72,8 +72,6 @@ class EmbeddedReplayWorld:
 
 def open_world(config: RunConfig, sequences: Rows[Sequence]) -> EmbeddedReplayWorld:
     """The world for `sequences`, with enough episodes of the split that every id named is there."""
-    if config.backend != "mujoco":
-        raise UserError(f"backend={config.backend} is not available in this version: use backend=mujoco")
     if config.env.dataset:
         return EmbeddedReplayWorld(config)
     return EmbeddedReplayWorld(replace(config, env=replace(config.env, episodes=max(100, len(sequences)))))

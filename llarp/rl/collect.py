@@ -27,6 +27,7 @@ class Collector:
 
     def start(self) -> None:
         """Resets all worlds."""
+        self._work_ahead(2 * self.env.num_envs)
         observation, _ = self.env.reset()
         self._look(observation, torch.ones_like(observation["instruction_id"], dtype=torch.bool))
         self.policy.calibrate(self.features)
@@ -57,7 +58,14 @@ class Collector:
 
     def finish(self) -> Rollout:
         """What happened since the last call."""
-        return self.buffer.finish(self.features)
+        rollout = self.buffer.finish(self.features)
+        begun = int(rollout.data["episode_start"].sum())
+        self._work_ahead(begun + begun // 4 + self.env.num_envs)
+        return rollout
+
+    def _work_ahead(self, num_episodes: int) -> None:
+        """Let the policy read the instructions of about so many next episodes together; one by one costs far more."""
+        self.policy.prepare_instructions(self.env.upcoming_instructions(num_episodes))
 
     def refresh(self) -> None:
         """To call after every change of the policy."""

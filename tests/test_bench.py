@@ -1,0 +1,61 @@
+"""The timing harness: what it counts, and that the actions it draws are the ones it says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_llm import make_tiny_llm
+
+from llarp import bench, cli
+from llarp.tasks.actions import NUM_ACTIONS, OPEN_FRIDGE, PICK_BASE
+
+
+def test_warm_up_is_not_counted() -> None:
+    calls: list[int] = []
+    seconds = bench.time_repeats(lambda: calls.append(1), repeats=3, warm_up=2)
+    assert len(seconds) == 3 and len(calls) == 5 and min(seconds) >= 0
+
+
+def test_the_rate_is_that_of_the_median() -> None:
+    assert bench._rate(100, [1.0, 50.0, 2.0])["steps_per_s"] == 50
+
+
+def test_actions_are_valid_and_change_something() -> None:
+    valid = torch.zeros(64, NUM_ACTIONS, dtype=torch.bool)
+    valid[:, :3] = True  # three places to go
+    valid[::2, PICK_BASE + 4] = True
+    valid[:, OPEN_FRIDGE:] = True
+    draws = bench.ChangingActions(64, "cpu", seed=0)
+    last = torch.full((64,), -1)
+    seen: set[int] = set()
+    for _ in range(50):
+        action = draws.draw(valid)
+        assert valid.gather(1, action[:, None]).all() and (action < OPEN_FRIDGE).all()
+        assert (action != last).logical_or(action >= PICK_BASE).all()
+        last = torch.where(action < PICK_BASE, action, last)
+        seen |= set(action.tolist())
+    assert seen == {0, 1, 2, PICK_BASE + 4}
+
+
+def test_bench_sim_reports_its_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "VECTOR_STEPS", 2)
+    out = tmp_path / "b.json"
+    assert cli.main(["bench", "sim", "config=smoke", "env.image_size=32", "repeats=2", f"out={out}"]) == 0
+    result = json.loads(out.read_text())
+    assert result["what"] == "sim" and result["steps_per_s"] > 0 and result["changed_share"] > 0.9
+    assert len(result["repeat_s"]) == 2 and result["steps_a_repeat"] == 2 * 4
+    assert result["settings"]["num_envs"] == 4 and result["settings"]["cores"] >= 1
+
+
+@pytest.mark.parametrize("what", ["policy", "update", "train"])
+def test_the_other_benches_report(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "VECTOR_STEPS", 2)
+    llm, out = make_tiny_llm(tmp_path / "llm"), tmp_path / "b.json"
+    words = ["config=smoke", f"policy.llm={llm}", "env.image_size=64", "repeats=1", f"out={out}"]
+    assert cli.main(["bench", what, *words]) == 0
+    result = json.loads(out.read_text())
+    assert result["what"] == what and result["steps_per_s"] > 0
+    assert result["settings"]["policy"]["llm"] == str(llm)

@@ -1,0 +1,124 @@
+"""Action files, and stepping a world through them."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llarp.errors import UserError
+from llarp.evaluation.replay import Outcome, Placed, Pose, Sequence, action_index, read_sequences, replay
+from llarp.tasks.actions import ACTION_NAMES
+
+
+def written(tmp_path: Path, *values: Any, name: str = "a.json") -> Path:
+    path = tmp_path / name
+    path.write_text("\n".join(v if isinstance(v, str) else json.dumps(v) for v in values))
+    return path
+
+
+def test_a_list_of_indices_and_names(tmp_path: Path) -> None:
+    path = written(tmp_path, [3, "pick(apple)", "nav(fridge_push_point)", "open_cab(cab_push_point_7)"])
+    sequences, many = read_sequences(path, "17")
+    assert not many
+    assert sequences == [Sequence((3, ACTION_NAMES.index("pick(apple)"), 4, 62), "17")]
+
+
+def test_objects_one_a_line(tmp_path: Path) -> None:
+    full = {"episode_id": 5, "actions": [1, 2], "start_pose": [1, 0, 2, 0.5], "placed": [None, ["cup", 1, 2, 3]],
+            "poses": [[0, 0, 0, 0], [1, 1, 1, 1]]}  # fmt: skip
+    sequences, many = read_sequences(written(tmp_path, full, "", {"actions": []}))
+    assert many and len(sequences) == 2
+    assert sequences[0].episode_id == "5" and sequences[0].start_pose == (1.0, 0.0, 2.0, 0.5)
+    assert sequences[0].placed == (None, ("cup", 1.0, 2.0, 3.0))
+    assert read_sequences(written(tmp_path, full, name="a.jsonl"))[1]
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("", "no actions"),
+        ("{", "line 1: no JSON"),
+        ("3", "expected a list"),
+        ({"episode_id": "1"}, "expected a list"),
+        ([70], "70 is no action"),
+        ([-1], "is no action"),
+        ([True], "is no action"),
+        (["nav(moon)"], "'nav(moon)' is no action"),
+        ({"actions": [1], "pose": []}, "unknown key 'pose'"),
+        ({"actions": [1], "poses": []}, "one entry for each of the 1 actions"),
+        ({"actions": [1], "poses": [[1, 2, 3]]}, "a pose must be"),
+        ({"actions": [1], "start_pose": [1, 2, 3, "x"]}, "a pose must be"),
+        ('{"actions": [1], "start_pose": [1, 2, 3, NaN]}', "a pose must be"),
+        ({"actions": [1], "placed": [["cup", 1, 2]]}, "an entry of `placed`"),
+        ({"actions": [1], "placed": [[1, 1, 2, 3]]}, "an entry of `placed`"),
+        ({"actions": [1], "episode_id": [1]}, "episode_id must be"),
+    ],
+)
+def test_bad_files_are_refused_with_words(tmp_path: Path, value: Any, said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        read_sequences(written(tmp_path, value))
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "b").write_bytes(b"\xff\xfe\x00")
+    for path in (tmp_path / "none", tmp_path, tmp_path / "b"):
+        with pytest.raises(UserError, match="cannot be read"):
+            read_sequences(path)
+
+
+class Counter:
+    """A world that ends after two steps; even actions are valid."""
+
+    def __init__(self) -> None:
+        self.log: list[Any] = []
+
+    def start(self, episode_id: str | None, start_pose: Pose | None) -> None:
+        self.log.append((episode_id, start_pose))
+        self.steps = 0
+
+    def valid_actions(self) -> list[int]:
+        return [0, 2]
+
+    def step(self, action: int, placed: Placed | None, pose: Pose | None) -> Outcome:
+        self.steps += 1
+        self.log.append((action, placed, pose))
+        return Outcome(action % 2 == 1, 0.5 * self.steps, self.steps / 2, self.steps == 2, self.steps == 2)
+
+    def pose(self) -> Pose:
+        return float(self.steps), 0.0, 0.0, 0.0
+
+
+def test_replay_ends_with_the_episode() -> None:
+    world, start = Counter(), (1.0, 0.0, 2.0, 0.0)
+    result = replay(world, Sequence((2, 1, 0), "e", start, (None, ("cup", 1.0, 2.0, 3.0), None)))
+    assert world.log == [("e", start), (2, None, None), (1, ("cup", 1.0, 2.0, 3.0), None)]
+    assert result == {
+        "episode_id": "e",
+        "actions": [2, 1],
+        "action_names": [ACTION_NAMES[2], ACTION_NAMES[1]],
+        "invalid": [False, True],
+        "rewards": [0.5, 1.0],
+        "progress": [0.5, 1.0],
+        "success": [False, True],
+        "valid_before": [[0, 2], [0, 2]],
+        "poses": [[1.0, 0.0, 0.0, 0.0], [2.0, 0.0, 0.0, 0.0]],
+        "done_step": 2,
+    }
+    assert replay(world, Sequence((2,)))["done_step"] is None
+
+
+@pytest.mark.shared_data
+def test_the_originals_names_and_recordings_are_understood(shared: Path, tmp_path: Path) -> None:
+    for action in json.loads((shared / "traces" / "actions.json").read_text()):
+        assert action_index(action["str"], "test") == action["index"]
+    with gzip.open(shared / "traces" / "traces_new_scenes.jsonl.gz", "rt") as file:
+        traces = [json.loads(line) for line in file]
+    keys = ("episode_id", "actions", "start_pose", "placed")
+    asked = [{k: t[k] for k in keys} | {"poses": t["pose"]} for t in traces]
+    sequences, many = read_sequences(written(tmp_path, *asked))
+    assert many and [list(s.actions) for s in sequences] == [t["actions"] for t in traces]
