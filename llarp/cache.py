@@ -8,10 +8,14 @@ from pathlib import Path
 from llarp.errors import UserError
 
 
+def cache_root() -> Path:
+    """$LLARP_CACHE, else ~/.cache/llarp."""
+    return Path(os.environ.get("LLARP_CACHE") or "~/.cache/llarp").expanduser()
+
+
 def cache_dir(*parts: str) -> Path:
-    """A folder below $LLARP_CACHE (default: ~/.cache/llarp), made if need be."""
-    root = Path(os.environ.get("LLARP_CACHE") or Path.home() / ".cache" / "llarp")
-    folder = root.joinpath(*parts)
+    """A folder below `cache_root()`, made if need be."""
+    folder = cache_root().joinpath(*parts)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:

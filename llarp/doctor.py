@@ -84,7 +84,9 @@ def _render(device: str) -> Finding:
     import mujoco_warp
     import warp
 
-    warp.config.log_level = warp.LOG_WARNING  # no banner, no line for every kernel it compiles
+    from .sim.renderer import start_warp
+
+    start_warp()
     with warp.ScopedDevice(device):
         model = mujoco.MjModel.from_xml_string(TINY_WORLD)
         data = mujoco.MjData(model)

@@ -14,10 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from .actions import NUM_ACTIONS
+from .actions import NUM_ACTIONS, pick, place
 from .entities import CATEGORY_INDEX, FRIDGE_HANDLE, HANDLE_INDEX, HANDLES, NUM_HANDLES, RECEPTACLE_INDEX, RECEPTACLES
 from .episodes import Episode
 from .state import WorldState
+
+
+SLIP_PLAUSIBLE = 0.75
+"""Share of slips that are premature rather than random."""
 
 
 class PlannerError(ValueError):
@@ -86,6 +90,25 @@ class Planner(ABC):
     @abstractmethod
     def act(self, view: PlannerView) -> int:
         """The next action, an index into ACTIONS."""
+
+    def slip(self, view: PlannerView, draw: float) -> int:
+        """A mistake somebody might make here; `draw` in [0, 1) chooses it.
+
+        Mostly reaching for something wanted, wherever the robot stands, or putting down what it holds at a place that is
+        wanted for something: what a policy that sees badly does too early. Else any action.
+        """
+        if draw < SLIP_PLAUSIBLE:
+            wants = wants_of(view.goal)
+            if view.held < 0:
+                choices = [pick(c) for c in sorted(wants.categories)]
+            else:
+                choices = [place(r) for r in sorted({r for _, r in wants.moves})]
+            if choices:
+                return choices[int(draw / SLIP_PLAUSIBLE * len(choices))]
+            draw = draw / SLIP_PLAUSIBLE
+        else:
+            draw = (draw - SLIP_PLAUSIBLE) / (1 - SLIP_PLAUSIBLE)
+        return int(draw * NUM_ACTIONS)
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -50,3 +51,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def shared() -> Path:
     """The folder of shared benchmark data (for tests marked `shared_data`)."""
     return shared_folder()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What tests make and keep lies in a folder of their own; a language model fetched earlier is used where it is."""
+    from llarp.policy import smollm
+
+    model, folder = smollm.model_folder(), tmp_path_factory.mktemp("cache")
+    if model.is_dir():
+        (folder / model.name).symlink_to(model)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LLARP_CACHE", str(folder))
+        yield

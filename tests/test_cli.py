@@ -15,6 +15,7 @@ import pytest
 import llarp
 from llarp import __version__, cli, options
 from llarp.errors import UserError
+from llarp.summary import summary_lines
 
 
 @pytest.fixture(autouse=True)
@@ -58,6 +59,16 @@ BAD = {
     "data missing file": (["data", "inspect", "dataset=none.safetensors"], "none.safetensors"),
     "config of a run": (["eval", "checkpoint=.", "config=smoke"], "."),
     "no such device": (["train", "device=cuda:99"], "device=cuda:99"),
+    "zero shot": (["eval", "policy=zero_shot"], "policy=zero_shot is not part of this version"),
+    "zero shot film": (["video", "policy=zero_shot"], "policy=zero_shot is not part of this version"),
+}
+COMPLETE = (["train"], ["eval", "policy=random"], ["video", "policy=random"],
+            ["bench", "sim"], ["data", "generate"], ["data", "validate"], ["doctor"])  # fmt: skip
+NOT_YET = ("backend=habitat", "rules=published", "scenes=some/folder", "dataset=some.pickle")
+BAD |= {
+    f"{setting} for {' '.join(words)}": ([*words, setting], setting)
+    for setting in NOT_YET
+    for words in COMPLETE
 }
 
 
@@ -107,6 +118,17 @@ def test_results_go_to_the_file_and_in_words_to_people(monkeypatch, capsys, empt
     assert json.loads((empty_folder / "r.json").read_text()) == {"splits": {"train": rates}, "seed": 3, "loss": None}
     assert "train: success 50.0% (95 %: 15.0% to 85.0%) in 4 episodes" in capsys.readouterr().out
     assert [p.name for p in empty_folder.iterdir()] == ["r.json"]
+
+
+def test_a_training_result_in_words() -> None:
+    rates = {"episodes": 4, "success_rate": 0.5, "ci95": [0.15, 0.85], "mean_progress": 0.6, "mean_steps": 9.5,
+             "invalid_rate": 0.25}  # fmt: skip
+    result = {"run_dir": "runs/a", "warm_start": {}, "videos": [{"steps": 3}],
+              "evaluations": {"before PPO": rates | {"pick_and_place": rates | {"success_rate": 0.25}}}}  # fmt: skip
+    lines = list(summary_lines(result))
+    assert lines[0] == "run_dir: runs/a" and len(lines) == 3
+    assert lines[1].startswith("held-out episodes before PPO: success 50.0% (95 %: 15.0% to 85.0%) in 4 episodes")
+    assert lines[2].startswith("held-out episodes before PPO, pick and place only: success 25.0%")
 
 
 def test_many_results_go_to_lines(monkeypatch, empty_folder: Path) -> None:

@@ -179,12 +179,25 @@ def test_same_episode_same_pictures_whatever_the_neighbours():
         ({"image_size": 0}, "at least 16"),
         ({"split": "nowhere"}, "unknown split 'nowhere'"),
         ({"dataset": "missing.safetensors"}, "missing.safetensors"),
+        ({"dataset": "published.pickle"}, "pickles are not read"),
+        ({"scenes": "replica_cad"}, "scenes=replica_cad"),
+        ({"rules": "published"}, "use rules=clean"),
     ],
 )
 def test_bad_settings_are_refused_in_one_line(settings, words):
     with pytest.raises(UserError, match=words) as error:
         LanguageRearrangementVectorEnv(2, **(SETTINGS | settings))
     assert "\n" not in str(error.value)
+
+
+def test_a_state_of_other_worlds_is_refused():
+    env = Embedded(2, autoreset_mode="same_step", seed=2)
+    env.reset(seed=2)
+    saved = env.state_dict()
+    with pytest.raises(UserError, match="2 saved worlds, not 3"):
+        Embedded(3, autoreset_mode="same_step", seed=2).load_state_dict(saved)
+    with pytest.raises(UserError, match="other episodes"):
+        Embedded(2, autoreset_mode="same_step", seed=3).load_state_dict(saved)
 
 
 def test_actions_out_of_range_and_wrong_shapes_are_refused():

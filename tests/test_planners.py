@@ -9,11 +9,12 @@ import torch
 from factories import fake_catalog, fake_scenes
 from planner_runs import blinded, run, seen
 
-from llarp.tasks.actions import ACTION_NAMES, NUM_ACTIONS
+from llarp.tasks.actions import ACTION_NAMES, NUM_ACTIONS, pick, place
 from llarp.tasks.entities import CATEGORY_INDEX, FRIDGE, LEFT_DRAWER, RECEPTACLES
 from llarp.tasks.episodes import EpisodeSet, PackedStrings
 from llarp.tasks.generator import generate
 from llarp.tasks.goals import Circuits, ground, parse
+from llarp.tasks.planners_base import SLIP_PLAUSIBLE
 from llarp.tasks.planners import Explorer, Oracle, PlannerError, RandomPlanner, Sweep, make_planner, view_of, wants_of
 
 SCENES, CATALOG = fake_scenes(4), fake_catalog()
@@ -200,3 +201,20 @@ def test_goals_nobody_can_pursue_are_refused():
             wants_of(goal)
     with pytest.raises(PlannerError, match="unknown planner 'wizard'"):
         make_planner("wizard")
+
+
+def test_slips_are_mostly_premature_but_can_be_anything():
+    episodes = generate(SCENES, CATALOG, "train", 40, seed=3)
+    i = list(episodes.instruction_type).index("place_one")
+    state = episodes.start_state(torch.arange(len(episodes)), SCENES, CATALOG, 0)
+    nothing = torch.zeros_like(state.object_model, dtype=torch.bool)
+    view = view_of(state, episodes.episode(i), nothing, i)
+    planner = make_planner("explorer")
+    (category, target), *_ = wants_of(view.goal).moves
+    draws = np.linspace(0, 1, 400, endpoint=False)
+    slips = [planner.slip(view, d) for d in draws]
+    assert slips.count(pick(category)) / 400 == pytest.approx(SLIP_PLAUSIBLE + (1 - SLIP_PLAUSIBLE) / 70, abs=0.01)
+    assert set(slips) == set(range(70))
+    view.held = 0
+    held = [planner.slip(view, d) for d in draws]
+    assert held.count(place(target)) > 200

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -35,5 +34,5 @@ def test_ruff_finds_nothing() -> None:
 
 
 def test_mypy_finds_nothing(package: Path) -> None:
-    cache = Path(os.environ.get("TMPDIR", "/tmp")) / f"llarp-mypy-{os.getuid()}"
-    _run("mypy", "--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", str(cache), "-p", "llarp", cwd=package)
+    cache = str(package / ".mypy_cache")
+    _run("mypy", "--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", cache, "-p", "llarp", cwd=package)

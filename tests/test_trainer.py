@@ -175,6 +175,9 @@ class Peeking:
     def act(self, view: Any) -> int:
         return self.answer
 
+    def slip(self, view: Any, draw: float) -> int:
+        return (self.answer + 1 + int(draw * 68)) % 70
+
 
 class DemonstrationEnv(MemoryEnv):
     """Planners see the answer; every episode has its first picture."""
@@ -203,7 +206,7 @@ def test_demonstrations_label_the_planners_choice_even_where_another_action_was_
     labels = demos.label.view(200, 4)
     assert (labels == labels[:, :1]).all()  # the planner never changes its mind within an episode
     disturbed = (demos.action != demos.label).float().mean().item()
-    assert 0.3 < disturbed < 0.4  # a random or foreign action is the right one now and then
+    assert 0.3 < disturbed < 0.5
     batch = demos.batch(torch.tensor([3, 5]))
     assert torch.equal(batch.action[0], labels[3])
     assert batch.previous_action[1].tolist() == [70, *demos.action[20:23].tolist()]

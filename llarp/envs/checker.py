@@ -38,6 +38,7 @@ def check_env(make: MakeEnv, num_envs: int = 3, steps: int = 40, max_steps: int 
     _check_world_count(make)
     _check_continuation(make, num_envs)
     _check_next_step(make, num_envs, max_steps)
+    _check_disabled(make, num_envs)
 
 
 def _check_declarations(env: Any, num_envs: int) -> None:
@@ -191,4 +192,18 @@ def _check_next_step(make: MakeEnv, num_envs: int, max_steps: int) -> None:
         _require(bool((reward.cpu()[ended] == 0).all()), "the step that resets gives no reward")
         _require(not bool(done[ended].any()), "the step that resets ends no episode")
         ended = done
+    env.close()
+
+
+def _check_disabled(make: MakeEnv, num_envs: int) -> None:
+    env = make(num_envs, autoreset_mode=AutoresetMode.DISABLED, seed=9)
+    env.reset(seed=9)
+    drives = [env.step(torch.full((num_envs,), action))[0]["rgb"] for action in (5, 12)]
+    changed = (drives[0] != drives[1]).flatten(1).any(1)
+    _require(bool(changed.all()), "without autoreset, too, pictures show the world after the step")
+    mask = torch.arange(num_envs) == 0
+    again, _ = env.reset(options={"reset_mask": mask})
+    same = (again["rgb"] == drives[1]).flatten(1).all(1).cpu()
+    _require(bool(same[~mask].all()), "a masked reset leaves the other worlds alone")
+    _require(not bool(same[mask].any()), "a masked reset begins a new episode where the mask says")
     env.close()

@@ -183,6 +183,7 @@ class LanguageRearrangementVectorEnv(VectorEnv):
             self._begin_any(done)
         else:
             self._done = done
+            self._rgb = self.world.render()
         return self._observation(), *self._out(result.reward, result.terminated, result.truncated), info
 
     def render(self) -> tuple[np.ndarray, ...] | None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from llarp.envs.config import EnvConfig
 from llarp.envs.vector import LanguageRearrangementVectorEnv
 from llarp.errors import UserError
+from llarp.runfolder import find_run
 from llarp.tasks.episodes import EpisodeSet
 from llarp.tasks.planners import PLANNERS, make_planner
 from llarp.tasks.task import TaskConfig
@@ -41,7 +42,8 @@ class PolicyAgent:
 
     def start(self, env: Any) -> None:
         self.policy.bind_instructions(env.instruction_text)
-        self.policy.prepare_instructions(env.upcoming_instructions(1000))
+        if upcoming := env.upcoming_instructions(1000):
+            self.policy.prepare_instructions(upcoming)
         self.state = self.policy.initial_state(env.num_envs)
 
     @torch.no_grad()
@@ -79,7 +81,7 @@ def make_agent(config: RunConfig, checkpoint: Path | None, policy: str | None, s
         return PlannerAgent(policy or "", config.seed)
     from llarp.train import load_policy
 
-    return PolicyAgent(load_policy(config, checkpoint), sample)
+    return PolicyAgent(load_policy(config, find_run(checkpoint) if checkpoint.is_dir() else checkpoint), sample)
 
 
 def open_worlds(

@@ -64,7 +64,11 @@ def run_episodes(
     """Play every episode of a quota environment once (torch output, same-step autoreset)."""
     total = len(env.episodes)
     results = EpisodeResults(
-        *(np.zeros(total, dtype) for dtype in (bool, np.float64, np.int64, np.int64, np.float64)),
+        success=np.zeros(total, bool),
+        progress=np.zeros(total),
+        steps=np.zeros(total, np.int64),
+        invalid=np.zeros(total, np.int64),
+        reward=np.zeros(total),
         instruction_type=np.array(env.episodes.instruction_type, dtype=object),
     )
     observation, _ = env.reset()
@@ -72,7 +76,8 @@ def run_episodes(
     start = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
     finished, reported = 0, time.monotonic()
     while bool(env.active.any()):
-        active, episode = env.active.cpu().numpy(), env.world.episode.cpu().numpy()
+        # copies: the step that ends an episode also begins the next one, in place
+        active, episode = (x.clone().cpu().numpy() for x in (env.active, env.world.episode))
         observation, reward, terminated, truncated, info = env.step(agent.act(observation, start))
         start = terminated | truncated
         playing = episode[active]

@@ -41,22 +41,38 @@ class Standardize(nn.Module):
         return ((features - self.mean) * self.scale).clamp(-FEATURE_LIMIT, FEATURE_LIMIT)
 
 
+VISUAL_SHARE = 0.5
+"""Length at which the picture's part of a visual token begins, as a share of a word embedding's."""
+WORD_SCALE = 0.5
+"""Length of the action head's rows at the beginning; logits then spread over about half a unit."""
+
+
 class Heads(nn.Module):
     """Everything around the frozen models.
 
-    `token_norm`: mean length of the language model's token embeddings; visual tokens begin at that length, without
-    which the action MLP learned nothing in trials. `action_embeddings` (70, hidden): mean frozen embedding of each
-    skill's words, where the previous-action embedding begins.
+    `token_norm`: mean length of the language model's token embeddings. `noun_cue` (hidden,): frozen embedding of a word
+    after which a noun comes; visual tokens begin as this word plus what the picture says, so that what the frozen model
+    expects next, the name of a thing, is in its last hidden state from the start. `action_embeddings` (70, hidden):
+    mean frozen embedding of each skill's words: where the previous-action embedding begins, and the action head.
     """
 
     def __init__(
-        self, config: PolicyConfig, num_tokens: int, dim: int, hidden: int, token_norm: float, action_embeddings: Tensor
+        self,
+        config: PolicyConfig,
+        num_tokens: int,
+        dim: int,
+        hidden: int,
+        token_norm: float,
+        noun_cue: Tensor,
+        action_embeddings: Tensor,
     ):
         super().__init__()
         self.num_visual_tokens, self.hidden = config.num_visual_tokens, hidden
         self.standardize = Standardize(num_tokens, dim)
         last_norm = nn.LayerNorm(hidden)
-        nn.init.constant_(last_norm.weight, token_norm / hidden**0.5)
+        with torch.no_grad():
+            last_norm.weight.fill_(VISUAL_SHARE * token_norm / hidden**0.5)
+            last_norm.bias.copy_(noun_cue)
         self.projector = nn.Sequential(
             nn.Flatten(-2),
             nn.LayerNorm(num_tokens * dim),
@@ -76,36 +92,13 @@ class Heads(nn.Module):
             layers += [nn.Linear(width if i else hidden, width), nn.LayerNorm(width), nn.ReLU()]
         self.trunk = nn.Sequential(*layers)
         self.actor = nn.Linear(width, NUM_ACTIONS)
-        import os
-        if os.environ.get("X_ACTOR"):
-            words = action_embeddings - action_embeddings.mean(0)
-            words = words / words.norm(dim=1, keepdim=True)
-            half = width // 2
-            turn = torch.linalg.qr(torch.randn(hidden, half))[0].T if half <= hidden else None  # (half, hidden)
-            eye = torch.eye(half)
-            with torch.no_grad():
-                first = True
-                for layer in self.trunk:
-                    if isinstance(layer, nn.Linear):
-                        w = turn if first else torch.cat([eye, -eye], 1)
-                        layer.weight.copy_(torch.cat([w, -w]))
-                        layer.bias.zero_()
-                        first = False
-                scored = float(os.environ["X_ACTOR"]) * words @ turn.T
-                self.actor.weight.copy_(torch.cat([scored, -scored], 1))
-        else:
-            nn.init.orthogonal_(self.actor.weight, 0.01)  # begin near the uniform policy
-        nn.init.zeros_(self.actor.bias)
-        self.bias_word = nn.Parameter(action_embeddings.new_zeros(hidden))
         self.critic = nn.Linear(width, 1)
         nn.init.zeros_(self.critic.bias)
+        begin_as_word_scores(self.trunk, self.actor, action_embeddings)
 
     def visual_tokens(self, features: Tensor, previous_action: Tensor) -> Tensor:
         """Tokens (..., K, hidden) of features (..., num_tokens, dim) and the actions (...) that led there."""
         tokens = self.projector(self.standardize(features.float()))
-        import os
-        if os.environ.get("X_BIAS"):
-            tokens = float(os.environ["X_BIAS"]) * tokens + self.bias_word
         if self.previous_action is not None:
             tokens = tokens + self.previous_action(previous_action)[..., None, :]
         return tokens
@@ -114,3 +107,28 @@ class Heads(nn.Module):
         """Logits (..., 70) and values (...) from the language model's last hidden states (..., hidden)."""
         trunk = self.trunk(hidden.float())
         return self.actor(trunk), self.critic(trunk)[..., 0]
+
+
+@torch.no_grad()
+def begin_as_word_scores(trunk: nn.Sequential, actor: nn.Linear, words: Tensor) -> None:
+    """Set an action MLP to where it scores skills by how well the hidden state fits their words (A, hidden).
+
+    Units come in pairs relu(z), relu(-z), so that a layer can hand on a vector z whole; z is a random rotation of the
+    hidden state cut to half the width. From a usual initialisation the objects' names were not learned in trials.
+    An odd width leaves one unit unused at first.
+    """
+    half = actor.in_features // 2
+    turn = nn.init.orthogonal_(torch.empty(half, words.shape[1]))
+    whole = torch.cat([torch.eye(half), -torch.eye(half)], 1)  # z again, from relu(z) and relu(-z)
+    read = turn
+    for layer in trunk:
+        if isinstance(layer, nn.Linear):
+            layer.weight.zero_()
+            layer.bias.zero_()
+            layer.weight[: 2 * half, : read.shape[1]] = torch.cat([read, -read])
+            read = whole
+    fit = words - words.mean(0)
+    fit = WORD_SCALE * fit / fit.norm(dim=1, keepdim=True).clamp_min(1e-6)
+    actor.weight.zero_()
+    actor.weight[:, : 2 * half] = fit @ turn.T @ whole
+    actor.bias.zero_()

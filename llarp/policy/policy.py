@@ -40,11 +40,8 @@ class LLaRPPolicy(Policy):
         vision = FrozenVision(config.vision, config.vision_weights, config.vision_pool, config.image_size, dtype)
         self.vision = vision
         words = self.llm.word_embeddings([action.words for action in ACTIONS]).cpu()
-        self.heads = Heads(config, vision.num_tokens, vision.dim, self.llm.hidden_size, self.llm.token_norm, words)
-        import os
-        if os.environ.get("X_BIAS"):
-            with torch.no_grad():
-                self.heads.bias_word.copy_(self.llm.word_embeddings([" the"])[0])
+        cue = self.llm.word_embeddings([" the"])[0].cpu()
+        self.heads = Heads(config, vision.num_tokens, vision.dim, self.llm.hidden_size, self.llm.token_norm, cue, words)
         self.to(device)
         self.instructions = InstructionCache(self.llm, config.max_instruction_tokens, config.instruction_cache_mb << 20)
 
@@ -131,7 +128,8 @@ class LLaRPPolicy(Policy):
         return [self._prompt(self.instruction_text(i)) for i in obs["instruction_id"][rows].tolist()]
 
     def _prompt(self, instruction: str) -> str:
-        return self.config.prompt.format(instruction=instruction)
+        """What the language model reads of an instruction."""
+        return self.config.prompt.replace("{instruction}", instruction)
 
     def trainable_state_dict(self) -> dict[str, Tensor]:
         """Trainable parameters and the standardisation, by name."""

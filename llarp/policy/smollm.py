@@ -16,6 +16,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from llarp.cache import cache_root
 from llarp.errors import UserError
 
 NAME = "smollm2-135m"
@@ -30,14 +31,9 @@ MEND = (
 )
 
 
-def cache_folder() -> Path:
-    """Where converted models live: $LLARP_CACHE, else ~/.cache/llarp."""
-    return Path(os.environ.get("LLARP_CACHE") or Path.home() / ".cache" / "llarp").expanduser()
-
-
 def model_folder() -> Path:
     """Where the converted model is, or will be."""
-    return cache_folder() / f"{NAME}-bf16"
+    return cache_root() / f"{NAME}-bf16"
 
 
 def is_cached() -> bool:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from llarp.policy.base import NO_ACTION, Policy, SegmentBatch
-from llarp.tasks.actions import NUM_ACTIONS
 
 from .config import BCConfig
 from .update import trainable_parameters
@@ -30,6 +29,9 @@ class Demonstrator(Protocol):
 
     def act(self, view: Any) -> int:
         """What should be done now."""
+
+    def slip(self, view: Any, draw: float) -> int:
+        """A mistake that might be made now instead; `draw` in [0, 1) chooses."""
 
 
 @dataclass
@@ -106,12 +108,14 @@ def collect_demonstrations(
             break
         features = encode(observation["rgb"]).half().cpu()
         instruction_id = observation["instruction_id"].tolist()
-        label = []
+        label, slip = [], []
         for planner, view, is_fresh in zip(planners, env.planner_views(), fresh, strict=True):
             if is_fresh:
                 planner.reset(view)
             label.append(planner.act(view))
-        action = _disturb(torch.tensor(label), config.noise, generator)
+            slip.append(planner.slip(view, float(torch.rand((), generator=generator))))
+        slips = torch.rand(num_envs, generator=generator) < config.noise
+        action = torch.where(slips, torch.tensor(slip), torch.tensor(label))
         observation, _, terminated, truncated, info = env.step(action.to(observation["instruction_id"].device))
         fresh = (terminated | truncated).tolist()
         success = info["success"].tolist()
@@ -133,14 +137,6 @@ def collect_demonstrations(
         label=torch.tensor([label for _, _, label in steps]),
         success=torch.tensor([success for _, success, _ in episodes]),
     )
-
-
-def _disturb(label: Tensor, noise: float, generator: torch.Generator) -> Tensor:
-    """The labels (N,), some of them replaced by random actions or by each other."""
-    kind = torch.rand(len(label), generator=generator)
-    anything = torch.randint(NUM_ACTIONS, label.shape, generator=generator)
-    other = label[torch.randperm(len(label), generator=generator)]
-    return torch.where(kind < noise / 2, anything, torch.where(kind < noise, other, label))
 
 
 def clone(

@@ -54,14 +54,14 @@ class BCConfig:
 
     demonstrator: str = "explorer"  # planner that gives the labels; one that sees no more than a robot could have seen
     episodes: int = 3000  # demonstrations to collect
-    collect_minutes: float = 4.0  # stop collecting after this long, however many there are
-    noise: float = 0.3  # share of steps whose executed action is another one, while the label stays the planner's
-    epochs: int = 4  # passes over the demonstrations
+    collect_minutes: float = 2.75  # stop collecting after this long, however many there are
+    noise: float = 0.2  # share of steps at which a mistake is made, while the label stays the planner's
+    epochs: int = 20  # passes over the demonstrations
     train_minutes: float = 4.0  # stop training after this long; the learning rate's schedule follows the clock
     lr: float = 1e-3  # AdamW's peak learning rate
     weight_decay: float = 0.01  # AdamW's weight decay
     warmup: float = 0.05  # share of the training over which the learning rate rises
-    batch_tokens: int = 512  # padded steps a gradient step sees
+    batch_tokens: int = 256  # padded steps a gradient step sees
     max_grad_norm: float = 1.0  # gradients are scaled down to this global norm
     holdout: float = 0.05  # share of the episodes kept for the printed loss and accuracy
 

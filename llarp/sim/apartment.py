@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from llarp.tasks.entities import FRIDGE, JOINT_OPEN_TO, NUM_HANDLES, NUM_RECEPTACLES, RECEPTACLES
+from llarp.tasks.entities import FRIDGE, FRIDGE_HANDLE, JOINT_OPEN_TO, NUM_HANDLES, NUM_RECEPTACLES, RECEPTACLES
 
-from .navigation import Floats, FreeSpace, local, nav_pose, overlap
+from .navigation import MIN_DISTANCE_M, Floats, FreeSpace, local, nav_pose, overlap
 from .parts import Piece
 from .rooms import Room
 
@@ -193,6 +193,10 @@ def _usable_from(cells: Floats, placed: PlacedPiece, middle: Floats) -> NDArray[
     return (x > -0.1) | (not placed.piece.backed)
 
 
+_STAND_BACK_M = {FRIDGE_HANDLE: 0.75, NUM_HANDLES + FRIDGE: 1.1}
+"""From its handle, or from the middle of its inside: any nearer, the closed fridge's door fills the picture."""
+
+
 def _navigate(scene: Apartment, pieces: int, space: FreeSpace) -> bool:
     """Fill in the nav poses of a scene whose first `pieces` pieces have targets; false where one has none."""
     rects, blocks = scene.rects(), scene.room.obstacles()
@@ -210,7 +214,8 @@ def _navigate(scene: Apartment, pieces: int, space: FreeSpace) -> bool:
             # an open drawer lies before its target, an open fridge door must not stand before the inside
             blockers = np.concatenate((others, keep_out)) if target == NUM_HANDLES + FRIDGE else others
             cells = space.cells[_usable_from(space.cells, placed, middle)]
-            pose = nav_pose(cells, middle[:2], see, reach[:, :2], keep_out, blockers)
+            apart = _STAND_BACK_M.get(target, MIN_DISTANCE_M)
+            pose = nav_pose(cells, middle[:2], see, reach[:, :2], keep_out, blockers, apart)
             if pose is None:
                 return False
             scene.nav[target] = pose

@@ -157,7 +157,13 @@ def base_frame(poses: Floats, points: Floats) -> Floats:
 
 
 def nav_pose(
-    cells: Floats, target: Floats, must_see: Floats, must_reach: Floats, keep_out: Floats, blockers: Floats
+    cells: Floats,
+    target: Floats,
+    must_see: Floats,
+    must_reach: Floats,
+    keep_out: Floats,
+    blockers: Floats,
+    min_distance_m: float = MIN_DISTANCE_M,
 ) -> Floats | None:
     """The free cell nearest to a target that has everything needed in the picture and in reach, facing the target.
 
@@ -165,7 +171,7 @@ def nav_pose(
     blockers (R, 5): what must not stand between. Returns x, y, yaw, or None where no cell will do.
     """
     gap = np.linalg.norm(cells - target, axis=1)
-    near = (gap >= MIN_DISTANCE_M) & (gap <= MAX_REACH_M)
+    near = (gap >= min_distance_m) & (gap <= MAX_REACH_M)
     cells, gap = cells[near], gap[near]
     cells = cells[np.argsort(gap.round(6), kind="stable")]  # rounded: ties end alike on every machine
     away = np.arctan2(target[1] - cells[:, 1], target[0] - cells[:, 0])

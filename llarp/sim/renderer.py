@@ -10,9 +10,9 @@ from __future__ import annotations
 import copy
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
 import mujoco_warp
 import numpy as np
@@ -67,7 +67,7 @@ class BatchRenderer:
         self.model = model or build_model(layouts, object_meshes, object_material)
         self._camera = camera
         self._segmentation = segmentation
-        _configure_warp()
+        start_warp()
         self._allocate(layouts)
         with self._warp_scope():
             self._shards = self._make_shards(num_threads)
@@ -261,7 +261,7 @@ class _Shard:
             picture[self._rows, ..., channel] = self._bytes[..., 2 - channel]
 
 
-def _configure_warp() -> None:
+def start_warp() -> None:
     """Start Warp quietly, with minima and maxima on the CPU as single instructions (no NaN is ever compared).
 
     The ray caster spends most of its time in them: a picture takes a quarter less, and no pixel changes.
@@ -270,7 +270,21 @@ def _configure_warp() -> None:
     flags = wp.config.cpu_compiler_flags
     if flags and _CPU_FLAGS not in flags:
         wp.config.cpu_compiler_flags = f"{flags} {_CPU_FLAGS}"
-    wp.init()
+    with nullcontext() if torch.cuda.is_available() else _no_stderr():
+        wp.init()  # its native part warns of a missing CUDA driver whatever the log level
+
+
+@contextmanager
+def _no_stderr() -> Iterator[None]:
+    """Nothing reaches standard error, not even from native code."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _cores() -> int:

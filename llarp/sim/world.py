@@ -22,6 +22,8 @@ from .renderer import BatchRenderer
 
 OUTSIDE_SIZE = 512
 """Pixels, height and width of the pictures from outside the robot."""
+MIN_PIXELS = 40
+"""An object counts as seen from this many pixels of a 128x128 picture on; fewer are hard to make out."""
 PLACE_STREAM = 2
 """The keyed random stream (`tasks.keyed_random`) that decides where objects are put down."""
 
@@ -143,9 +145,9 @@ class BatchWorld:
         self._outside.set_poses(self.state)
         return self._outside.render()
 
-    def visible(self, min_pixels: int = 12) -> Tensor:
-        """Objects that cover at least `min_pixels` of the picture last drawn, bool (N, 56)."""
-        return self.renderer.visible_pixels() >= min_pixels
+    def visible(self, min_pixels: int = MIN_PIXELS) -> Tensor:
+        """Objects that cover at least `min_pixels` (scaled to the picture's size) of the picture last drawn, bool (N, 56)."""
+        return self.renderer.visible_pixels() >= min_pixels * (self.renderer.size / 128) ** 2
 
     def snapshot(self) -> WorldState:
         """A copy of the state, for `render_snapshot`."""
