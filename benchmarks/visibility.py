@@ -2,8 +2,8 @@
 
     python benchmarks/visibility.py [episodes]
 
-Prints, for generated training and held-out episodes at 128x128, the share of targets that cover at least 40 pixels, with
-its 95 % interval; exit code 1 below 90 %.
+Prints, for generated training and held-out episodes at 128x128, the share of targets that cover at least 40 pixels,
+with its 95 % interval; exit code 1 below 90 %.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ MIN_PIXELS, BAR, NUM_ENVS = 40, 0.9, 16
 
 def target_pixels(split: str, count: int) -> np.ndarray:
     """Pixels of every wanted object (the one its category names; the largest of several on that furniture)."""
-    env = make(NUM_ENVS, output="torch", autoreset_mode="disabled", split=split, episodes=count, quota=True, visibility=True)
+    env = make(
+        NUM_ENVS, output="torch", autoreset_mode="disabled", split=split, episodes=count, quota=True, visibility=True
+    )
     pixels: list[int] = []
     while True:
         env.reset()

@@ -124,6 +124,14 @@ class RunFolder:
                 continue
         return rows
 
+    def report(self) -> dict[str, Any]:
+        """What report.json holds; empty where there is none yet, or one that cannot be read."""
+        try:
+            found = json.loads((self.path / "report.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
     def truncate_metrics(self, env_steps: int) -> None:
         """Forget lines past `env_steps`: a resumed run writes them anew."""
         kept = [row for row in self.metrics() if row.get("env_steps", 0) <= env_steps]

@@ -30,6 +30,8 @@ from .tasks.planners import make_planner
 
 EVAL_SEED = 20_000
 """Held-out episodes of a run's own evaluation: the same for every run."""
+KEPT = ("stage", "warm_start", "evaluations")
+"""What a resumed run takes over from the report of its earlier part."""
 
 
 def build_policy(config: RunConfig) -> LLaRPPolicy:
@@ -48,23 +50,33 @@ def load_policy(config: RunConfig, path: Path) -> LLaRPPolicy:
 
 def build_env(config: RunConfig, **settings: Any) -> LanguageRearrangementVectorEnv:
     """The training environment of a run; `settings` override."""
-    given = {"output": "torch", "autoreset_mode": "same_step", "config": config.env, "task": config.task}
     return LanguageRearrangementVectorEnv(
-        config.env.num_envs, **given, seed=config.seed, device=config.device, **settings
+        config.env.num_envs,
+        output="torch",
+        autoreset_mode="same_step",
+        config=config.env,
+        task=config.task,
+        seed=config.seed,
+        device=config.device,
+        **settings,
     )
 
 
 def train(config: RunConfig, resume: Path | None = None) -> dict[str, Any]:
-    """Train as `config` says, or continue the run in folder `resume`; what `llarp train` does and reports."""
+    """Train as `config` says, or continue the run in folder `resume`; what `llarp train` does and reports.
+
+    A run stopped in its warm start begins that again when resumed, from the weights it had.
+    """
     started = time.monotonic()
     folder = RunFolder.existing(resume) if resume else RunFolder.planned(config)
+    earlier = folder.report() if resume else {}
     say = _Narrator(started)
     policy = build_policy(config)
     say(policy.describe())
     env = build_env(config)
     say(f"{len(env.episodes):,} training episodes in {config.env.num_envs} worlds, {torch.get_num_threads()} threads")
-    held_out = _HeldOut(config) if config.train.eval_episodes else None
-    with Progress(config.train.total_steps, "PPO") as shown, stop_on_interrupt(say) as stop:
+    held_out = _HeldOut(config, say) if config.train.eval_episodes else None
+    with Progress(config.train.total_steps, "PPO") as shown, stop_on_interrupt() as stop:
         say.show = shown.message
 
         def log(metrics: dict[str, float]) -> None:
@@ -74,35 +86,36 @@ def train(config: RunConfig, resume: Path | None = None) -> dict[str, Any]:
         trainer = Trainer(
             env, policy, config.ppo, config.train, seed=config.seed, log=log, checkpoint_dir=folder.checkpoints
         )
-        results: dict[str, Any] = {}
-        evaluations: dict[str, dict[str, Any]] = {}
+        results: dict[str, Any] = {"stage": "warm start"} | {k: earlier[k] for k in KEPT if k in earlier}
+        evaluations: dict[str, Any] = results.setdefault("evaluations", {})
         if resume:
-            newest = checkpoint.latest(folder.path)
-            trainer.load(newest)
+            trainer.load(checkpoint.latest(folder.path))
             folder.truncate_metrics(trainer.env_steps)
             say(f"continuing {folder.path} at {trainer.env_steps:,} environment steps")
         else:
             folder.create(config)
             say(f"writing to {folder.path}")
             torch.manual_seed(config.seed)
+        if results["stage"] == "warm start":
             if config.train.warm_start == "bc":
-                results["warm_start"] = warm_start(config, policy, say, stop)
-            if held_out and not stop():
-                evaluations["before PPO"] = held_out.measure(policy, say, "before PPO")
-            if config.train.warm_start == "bc" and config.train.critic_warmup_steps and not stop():
-                fitted = fit_critic(env, policy, config.ppo, config.train.critic_warmup_steps, stop)
-                results["warm_start"] |= fitted
-                say(f"critic fitted: explains {fitted['critic_explained_variance']:.0%} of the returns' variance")
+                results["warm_start"] = warm_start(config, env, policy, say, stop)
+            trainer.collector.start()
+            trainer.save()
+            if not stop():
+                results["stage"] = "PPO"
+                write_report(folder, results)
+                if held_out:
+                    evaluations["before PPO"] = held_out.measure(policy, "before PPO")
+        policy.bind_instructions(env.instruction_text)
         trainer.run(stop)
         interrupted = stop()
-        summary = trainer.summary()
-        if held_out and not interrupted:
-            evaluations["after PPO"] = held_out.measure(policy, say, "after PPO")
         if not interrupted:
-            films = _film(config, policy, folder, say)
-            results["videos"] = films
+            if held_out:
+                evaluations["after PPO"] = held_out.measure(policy, "after PPO")
+            results["videos"] = _film(config, policy, folder, say)
     folder.close()
     env.close()
+    summary = trainer.summary()
     result = {
         "run_dir": str(folder.path),
         "env_steps": trainer.env_steps,
@@ -112,7 +125,6 @@ def train(config: RunConfig, resume: Path | None = None) -> dict[str, Any]:
         "interrupted": interrupted,
         "total_s": time.monotonic() - started,
         **results,
-        "evaluations": evaluations,
     }
     write_report(folder, result)
     if interrupted:
@@ -120,18 +132,30 @@ def train(config: RunConfig, resume: Path | None = None) -> dict[str, Any]:
     return result
 
 
-def warm_start(config: RunConfig, policy: LLaRPPolicy, say: Callable[[str], None], stop: Callable[[], bool]) -> dict[str, Any]:
-    """Clone demonstrations of a planner that sees no more than the robot; returns what was collected and learnt."""
-    env = build_env(config, visibility=config.bc.demonstrator == "explorer")
-    policy.bind_instructions(env.instruction_text)
+def warm_start(
+    config: RunConfig,
+    env: LanguageRearrangementVectorEnv,
+    policy: LLaRPPolicy,
+    say: Callable[[str], None],
+    stop: Callable[[], bool],
+) -> dict[str, Any]:
+    """Clone demonstrations of a planner that sees no more than the robot, then fit the critic; what came of it."""
+    shown = build_env(config, episode_set=env.episodes, visibility=config.bc.demonstrator == "explorer")
+    policy.bind_instructions(shown.instruction_text)
 
     def log(metrics: dict[str, float]) -> None:
         say("warm start: " + ", ".join(f"{name.removeprefix('bc_')} {value:.4g}" for name, value in metrics.items()))
 
     demonstrations = collect_demonstrations(
-        env, policy.encode, lambda: make_planner(config.bc.demonstrator), config.bc, seed=config.seed, log=log, stop=stop
+        shown,
+        policy.encode,
+        lambda: make_planner(config.bc.demonstrator),
+        config.bc,
+        seed=config.seed,
+        log=log,
+        stop=stop,
     )
-    env.close()
+    shown.close()
     result: dict[str, Any] = {
         "demonstrator": config.bc.demonstrator,
         "demonstrations": len(demonstrations),
@@ -140,33 +164,37 @@ def warm_start(config: RunConfig, policy: LLaRPPolicy, say: Callable[[str], None
     }
     say(f"{len(demonstrations):,} demonstrations, {len(demonstrations.action):,} steps, "
         f"{result['demonstrator_success_rate']:.0%} of them successful")  # fmt: skip
-    return result | clone(policy, demonstrations, config.bc, seed=config.seed, log=log, stop=stop)
+    result |= clone(policy, demonstrations, config.bc, seed=config.seed, log=log, stop=stop)
+    policy.bind_instructions(env.instruction_text)
+    if config.train.critic_warmup_steps and not stop():
+        result |= fit_critic(env, policy, config.ppo, config.train.critic_warmup_steps, stop)
+        say(f"critic fitted: explains {result['critic_explained_variance']:.0%} of the returns' variance")
+    return result
 
 
 class _HeldOut:
     """The run's own evaluation: the same episodes of held-out apartments every time."""
 
-    def __init__(self, config: RunConfig):
-        self.config = config
+    def __init__(self, config: RunConfig, say: Callable[[str], None]):
+        self.config, self.say = config, say
         chosen = replace(config.env, split=config.train.eval_split, episodes=config.train.eval_episodes, dataset="")
         self.episodes = load_episodes(chosen, EVAL_SEED)
 
-    def measure(self, policy: LLaRPPolicy, say: Callable[[str], None], when: str) -> dict[str, Any]:
+    def measure(self, policy: LLaRPPolicy, when: str) -> dict[str, Any]:
+        """Rates now; binds the policy to these episodes' instructions."""
         config = self.config
-        lookup = policy._lookup
-        summary, _ = evaluate_split(
-            PolicyAgent(policy), config.env, config.task, self.episodes, EVAL_SEED, config.device
-        )
-        if lookup is not None:  # the evaluation bound its own instructions
-            policy.bind_instructions(lookup)
-        for name, row in (("success", summary), ("pick and place", summary["pick_and_place"])):
+        agent = PolicyAgent(policy)
+        rates, _ = evaluate_split(agent, config.env, config.task, self.episodes, EVAL_SEED, config.device)
+        for name, row in (("success", rates), ("pick and place", rates["pick_and_place"])):
             low, high = row["ci95"]
-            say(f"{config.train.eval_split} {when}: {name} {row['success_rate']:.1%} "
-                f"(95 %: {low:.1%} to {high:.1%}, {row['episodes']} episodes)")  # fmt: skip
-        return summary
+            self.say(f"{config.train.eval_split} {when}: {name} {row['success_rate']:.1%} "
+                     f"(95 %: {low:.1%} to {high:.1%}, {row['episodes']} episodes)")  # fmt: skip
+        return rates
 
 
-def _film(config: RunConfig, policy: LLaRPPolicy, folder: RunFolder, say: Callable[[str], None]) -> list[dict[str, Any]]:
+def _film(
+    config: RunConfig, policy: LLaRPPolicy, folder: RunFolder, say: Callable[[str], None]
+) -> list[dict[str, Any]]:
     """Three held-out episodes on film."""
     chosen = replace(config.env, split=config.train.eval_split, episodes=100, dataset="")
     episodes = load_episodes(chosen, EVAL_SEED).select([0, 1, 2])
@@ -188,15 +216,14 @@ class _Narrator:
 
 
 @contextmanager
-def stop_on_interrupt(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
-    """A flag that Ctrl-C (or a job scheduler's SIGTERM) raises; a second Ctrl-C interrupts at once."""
+def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
+    """A flag that Ctrl-C (or a job scheduler's SIGTERM) raises; a second one interrupts at once."""
     asked: list[bool] = []
 
     def ask(number: int, frame: Any) -> None:
         if asked:
             raise KeyboardInterrupt
         asked.append(True)
-        say("stopping after this step and writing a checkpoint (once more: at once)")
 
     before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
     try:

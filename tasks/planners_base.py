@@ -19,7 +19,6 @@ from .entities import CATEGORY_INDEX, FRIDGE_HANDLE, HANDLE_INDEX, HANDLES, NUM_
 from .episodes import Episode
 from .state import WorldState
 
-
 SLIP_PLAUSIBLE = 0.75
 """Share of slips that are premature rather than random."""
 
@@ -94,8 +93,8 @@ class Planner(ABC):
     def slip(self, view: PlannerView, draw: float) -> int:
         """A mistake somebody might make here; `draw` in [0, 1) chooses it.
 
-        Mostly reaching for something wanted, wherever the robot stands, or putting down what it holds at a place that is
-        wanted for something: what a policy that sees badly does too early. Else any action.
+        Mostly reaching for something wanted, wherever the robot stands, or putting down what it holds at a place that
+        is wanted for something: what a policy that sees badly does too early. Else any action.
         """
         if draw < SLIP_PLAUSIBLE:
             wants = wants_of(view.goal)

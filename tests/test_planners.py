@@ -14,8 +14,8 @@ from llarp.tasks.entities import CATEGORY_INDEX, FRIDGE, LEFT_DRAWER, RECEPTACLE
 from llarp.tasks.episodes import EpisodeSet, PackedStrings
 from llarp.tasks.generator import generate
 from llarp.tasks.goals import Circuits, ground, parse
-from llarp.tasks.planners_base import SLIP_PLAUSIBLE
 from llarp.tasks.planners import Explorer, Oracle, PlannerError, RandomPlanner, Sweep, make_planner, view_of, wants_of
+from llarp.tasks.planners_base import SLIP_PLAUSIBLE
 
 SCENES, CATALOG = fake_scenes(4), fake_catalog()
 

@@ -60,7 +60,7 @@ class LLaRPPolicy(Policy):
 
     def prepare_instructions(self, texts: list[str]) -> None:
         """Compute the prefixes of instructions that will come up soon, many in one pass."""
-        self.instructions.get([self._prompt(t) for t in texts])
+        self.instructions.prepare([self._prompt(text) for text in texts])
 
     def initial_state(self, num_envs: int) -> State:
         """State of N worlds, none of them started."""

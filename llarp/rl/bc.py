@@ -159,6 +159,7 @@ def clone(
     held_out, used = order[:num_held_out], order[num_held_out:]
     some = torch.randperm(len(demonstrations.features), generator=generator)[:CALIBRATION_STEPS]
     policy.calibrate(demonstrations.features[some].float().to(device))
+    blur = config.feature_noise * demonstrations.features.float().std(0)  # (num_tokens, dim)
     parameters = trainable_parameters(policy)
     optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
     total = config.epochs * len(demonstrations.batches(used, config.batch_tokens, generator))
@@ -173,7 +174,9 @@ def clone(
             for group in optimizer.param_groups:
                 group["lr"] = config.lr * rising * 0.5 * (1 + math.cos(math.pi * progress))
             optimizer.zero_grad(set_to_none=True)
-            sums.add(loss := _Loss(policy, demonstrations.batch(index).to(device)))
+            batch = demonstrations.batch(index)
+            batch.features += blur * torch.randn(batch.features.shape, generator=generator)
+            sums.add(loss := _Loss(policy, batch.to(device)))
             loss.mean.backward()
             torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm, error_if_nonfinite=True)
             optimizer.step()

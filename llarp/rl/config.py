@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
+from typing import Literal
 
 from llarp.errors import UserError
 
@@ -52,7 +53,8 @@ class PPOConfig:
 class BCConfig:
     """Warm start by behaviour cloning of a planner's demonstrations."""
 
-    demonstrator: str = "explorer"  # planner that gives the labels; one that sees no more than a robot could have seen
+    # Planner that gives the labels; the explorer has seen no more than the robot could have.
+    demonstrator: Literal["explorer", "oracle", "sweep"] = "explorer"
     episodes: int = 3000  # demonstrations to collect
     collect_minutes: float = 2.75  # stop collecting after this long, however many there are
     noise: float = 0.2  # share of steps at which a mistake is made, while the label stays the planner's
@@ -62,13 +64,14 @@ class BCConfig:
     weight_decay: float = 0.01  # AdamW's weight decay
     warmup: float = 0.05  # share of the training over which the learning rate rises
     batch_tokens: int = 256  # padded steps a gradient step sees
+    feature_noise: float = 0.0  # Gaussian noise on the pictures' features, in their standard deviations
     max_grad_norm: float = 1.0  # gradients are scaled down to this global norm
     holdout: float = 0.05  # share of the episodes kept for the printed loss and accuracy
 
     def __post_init__(self) -> None:
         for name in ("episodes", "epochs", "batch_tokens"):
             _check(f"bc.{name}", getattr(self, name), 1)
-        for name in ("collect_minutes", "train_minutes", "weight_decay"):
+        for name in ("collect_minutes", "train_minutes", "weight_decay", "feature_noise"):
             _check(f"bc.{name}", getattr(self, name), 0)
         for name in ("lr", "max_grad_norm"):
             _check(f"bc.{name}", getattr(self, name), 1e-12)

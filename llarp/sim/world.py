@@ -146,7 +146,7 @@ class BatchWorld:
         return self._outside.render()
 
     def visible(self, min_pixels: int = MIN_PIXELS) -> Tensor:
-        """Objects that cover at least `min_pixels` (scaled to the picture's size) of the picture last drawn, bool (N, 56)."""
+        """Objects that cover at least `min_pixels`, scaled to its size, of the picture last drawn, bool (N, 56)."""
         return self.renderer.visible_pixels() >= min_pixels * (self.renderer.size / 128) ** 2
 
     def snapshot(self) -> WorldState:
