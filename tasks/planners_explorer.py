@@ -18,7 +18,8 @@ SEARCH_ORDER = (*TASK_RECEPTACLES, _CHAIR, LEFT_DRAWER, RIGHT_DRAWER, FRIDGE)
 class Explorer(Planner):
     """Fetches what it remembers, else looks at the next receptacle: those the instruction names, then a fixed order.
 
-    A pick that fails, or a goal that should hold and does not, makes it forget and look on."""
+    Where it looks in vain it also reaches, once, for what it wants: an object may be hidden by the arm or by others, and
+    a failed pick costs one step. A pick that fails, or a goal that should hold and does not, makes it forget and look on."""
 
     def reset(self, view: PlannerView) -> None:
         self._wants: Wants = wants_of(view.goal)
@@ -26,6 +27,7 @@ class Explorer(Planner):
         self._where: dict[int, int] = {}  # slot -> receptacle on which it was last seen
         self._category: dict[int, int] = {}  # slot -> category, of all objects ever seen
         self._failed: set[tuple[int, int]] = set()  # (slot, receptacle) where reaching for it did not work
+        self._groped: set[tuple[int, int]] = set()  # (category, receptacle) where it reached without seeing one
         self._visited: set[int] = set()  # receptacles looked at
         self._opened: set[int] = set()  # handles opened by it
         self._turned: set[int] = set()  # handles the goal is about, set by it
@@ -54,6 +56,7 @@ class Explorer(Planner):
         elif done.kind == "pick" and view.held < 0:
             here = [s for s, r in self._where.items() if nav_to_receptacle(r) == self._here]
             self._give_up([s for s in here if self._category[s] == done.target])
+            self._groped |= {(done.target, r) for r in self._visited if nav_to_receptacle(r) == self._here}
         elif done.kind == "place" and view.held < 0 <= self._held:
             self._where[self._held] = done.target
         elif done.kind == "place":
@@ -94,11 +97,21 @@ class Explorer(Planner):
         for job in known:
             return self._drive(min((self._where[s] for s in job.slots), key=SEARCH_ORDER.index))
         for job in jobs:
+            if self._may_lie_here(job):
+                return pick(job.category)
+        for job in jobs:
             if not job.away:
                 return self._search(job.receptacle)
             if job.receptacle not in self._visited:
                 return self._drive(job.receptacle)
         return self._finish()
+
+    def _may_lie_here(self, job: Job) -> bool:
+        """Whether to reach for something not seen, once a place: it may lie hidden, or too far to make out."""
+        receptacle = next((r for r in self._visited if nav_to_receptacle(r) == self._here), None)
+        if receptacle is None or (receptacle == job.receptacle) != job.away:
+            return False
+        return (job.category, receptacle) not in self._groped
 
     def _put_down(self, category: int, jobs: list[Job]) -> int:
         for job in jobs:
@@ -150,5 +163,6 @@ class Explorer(Planner):
         self._where.clear()
         self._visited.clear()
         self._failed.clear()
+        self._groped.clear()
         self._turned.clear()
         return nav_to_receptacle(receptacle)

@@ -57,7 +57,7 @@ class BCConfig:
     demonstrator: Literal["explorer", "oracle", "sweep"] = "explorer"
     episodes: int = 3000  # demonstrations to collect
     collect_minutes: float = 2.75  # stop collecting after this long, however many there are
-    noise: float = 0.2  # share of steps at which a mistake is made, while the label stays the planner's
+    noise: float = 0.12  # share of steps at which a mistake is made, while the label stays the planner's
     epochs: int = 20  # passes over the demonstrations
     train_minutes: float = 4.0  # stop training after this long; the learning rate's schedule follows the clock
     lr: float = 1e-3  # AdamW's peak learning rate
