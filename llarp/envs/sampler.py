@@ -51,32 +51,32 @@ class ShuffledSampler:
 
 
 class QuotaSampler:
-    """Every episode exactly once: world i plays i, i + N, ...; `active` says which worlds still play one that counts.
+    """Every episode exactly once, in order, by whichever world is free; `active` says which worlds play one that counts.
 
-    A fixed quota keeps worlds whose episodes end early from being over-counted in an evaluation.
+    Each counts once however long it takes, so worlds whose episodes end early are not over-counted in an evaluation.
     """
 
     def __init__(self, num_episodes: int, num_envs: int, device: torch.device):
-        self.num_episodes, self.num_envs = num_episodes, num_envs
-        self._next = torch.arange(num_envs, device=device)
+        self.num_episodes = num_episodes
+        self._begun = torch.zeros((), dtype=torch.int64, device=device)
         self.active = torch.ones(num_envs, dtype=torch.bool, device=device)
 
     def next(self, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Episode and pass number (always 0) for the worlds in `mask` (N,)."""
-        episode = self._next % self.num_episodes
-        self.active = torch.where(mask, self._next < self.num_episodes, self.active)
-        self._next = torch.where(mask, self._next + self.num_envs, self._next)
-        return episode, torch.zeros_like(episode)
+        episode = (self._begun + torch.cumsum(mask, 0) - 1).clamp(min=0)
+        self._begun = self._begun + mask.sum()
+        self.active = torch.where(mask, episode < self.num_episodes, self.active)
+        return episode % self.num_episodes, torch.zeros_like(episode)
 
     def upcoming(self, count: int) -> Tensor:
-        """The next `count` episodes, (at most count,); those of all worlds counted together."""
-        first = int(self._next.min())
-        begin, end = min(first, self.num_episodes), min(first + count, self.num_episodes)
-        return torch.arange(begin, end, device=self._next.device)
+        """The next `count` episodes, (at most count,)."""
+        first = int(self._begun)
+        last = min(first + count, self.num_episodes)
+        return torch.arange(min(first, last), last, device=self._begun.device)
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {"next": self._next.clone(), "active": self.active.clone()}
+        return {"begun": self._begun.clone(), "active": self.active.clone()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self._next = state["next"].to(self._next.device).clone()
+        self._begun = state["begun"].to(self._begun.device).clone()
         self.active = state["active"].to(self.active.device).clone()
