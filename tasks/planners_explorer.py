@@ -18,8 +18,9 @@ SEARCH_ORDER = (*TASK_RECEPTACLES, _CHAIR, LEFT_DRAWER, RIGHT_DRAWER, FRIDGE)
 class Explorer(Planner):
     """Fetches what it remembers, else looks at the next receptacle: those the instruction names, then a fixed order.
 
-    Where it looks in vain it also reaches, once, for what it wants: an object may be hidden by the arm or by others, and
-    a failed pick costs one step. A pick that fails, or a goal that should hold and does not, makes it forget and look on."""
+    Where it looks in vain it also reaches, once, for what it wants: an object may be hidden by the arm or by others,
+    and a failed pick costs one step. A pick that fails, or a goal that should hold and does not, makes it forget and
+    look on."""
 
     def reset(self, view: PlannerView) -> None:
         self._wants: Wants = wants_of(view.goal)
