@@ -51,7 +51,7 @@ class ShuffledSampler:
 
 
 class QuotaSampler:
-    """Every episode exactly once, in order, by whichever world is free; `active` says which worlds play one that counts.
+    """Every episode exactly once, by whichever world is free; `active` says which worlds play one that counts.
 
     Each counts once however long it takes, so worlds whose episodes end early are not over-counted in an evaluation.
     """
