@@ -41,7 +41,7 @@ class PolicyConfig:
     max_instruction_tokens: int = 64
     """Longest instruction, in tokens of the language model, its begin token included."""
     max_steps: int = 32
-    """Longest episode, steps; follows env.max_steps."""
+    """Longest episode, steps; follows task.max_steps."""
     instruction_cache_mb: int = 1500
     """Memory for the keys and values of instructions seen lately, MB (SmolLM2: about 0.7 MB an instruction)."""
 
