@@ -29,6 +29,17 @@ class _TensorRecord:
         return type(self)(**{k: v[index] if isinstance(v, Tensor) else v for k, v in taken.items()})
 
 
+def two_corner_half(half: Tensor, yaw: Tensor) -> Tensor:
+    """Half sizes (..., 3) of the axis-aligned box that two opposite corners of an upright box span once it is turned.
+
+    The published rules take this for the box itself, which is right at multiples of 90 degrees and too thin between.
+    `half` (..., 3), `yaw` (...). The corners are those with the lowest and the highest coordinates in Habitat's frame,
+    whose z axis is our -y: (-x, y, -z) and (x, -y, z)."""
+    cos, sin = yaw.cos(), yaw.sin()
+    x, y, z = half.unbind(-1)
+    return torch.stack([cos * x + sin * y, sin * x - cos * y, z], dim=-1).abs()
+
+
 @dataclass
 class SceneSet(_TensorRecord):
     """What the task needs to know of L furnished scenes; the simulator keeps what they look like."""
@@ -43,6 +54,11 @@ class SceneSet(_TensorRecord):
     handle_position: Tensor  # (L, 5, 3)
     nav_pose: Tensor  # (L, 16, 3) x, y, yaw after nav to each target (handles first)
     free_xy: Tensor  # (L, F, 2) collision-free robot base positions
+    receptacle_span: Tensor | None = None  # (L, 11, 3) see `two_corner_half`, which is used where it is not given
+
+    def __post_init__(self) -> None:
+        if self.receptacle_span is None:
+            self.receptacle_span = two_corner_half(self.receptacle_half, self.receptacle_yaw)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -82,6 +98,11 @@ class WorldState(_TensorRecord):
     surface_z: Tensor  # (N, 11)
     handle_position: Tensor  # (N, 5, 3)
     nav_pose: Tensor  # (N, 16, 3)
+    receptacle_span: Tensor | None = None  # (N, 11, 3)
+
+    def __post_init__(self) -> None:
+        if self.receptacle_span is None:
+            self.receptacle_span = two_corner_half(self.receptacle_half, self.receptacle_yaw)
 
     @property
     def num_worlds(self) -> int:
