@@ -17,59 +17,31 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
 
-from .atoms import NUM_ATOMS
-from .entities import NUM_HANDLES, NUM_RECEPTACLES
+from .episode_layout import (
+    ABOUT,
+    ARRAYS,
+    CIRCUITS,
+    FORMAT_VERSION,
+    METADATA_KEY,
+    STRINGS,
+    EpisodeFileError,
+    check_tensors,
+    checksums,
+    read_about,
+    rows_of,
+)
 from .goals import Circuits
 from .keyed_random import uniform
-from .rules import RULES
 from .state import MAX_OBJECTS, ObjectCatalog, SceneSet, WorldState
+from .strings import PackedStrings, join
 
-FORMAT_VERSION = 1
+__all__ = ["Episode", "EpisodeFileError", "EpisodeSet", "PackedStrings", "concat", "episode_key", "load", "save"]
+
 START_STREAM = 101
 """The keyed random stream that start poses are drawn from."""
-_METADATA_KEY = "llarp_episodes"
-
-_M = MAX_OBJECTS
-_ARRAYS: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {  # dtype and shape of one row
-    "scene": (torch.int32, ()),
-    "object_model": (torch.int16, (_M,)),
-    "object_position": (torch.float32, (_M, 3)),
-    "object_yaw": (torch.float32, (_M,)),
-    "object_inside": (torch.int8, (_M,)),
-    "object_receptacle": (torch.int8, (_M,)),
-    "joint": (torch.float32, (NUM_HANDLES,)),
-    "start_pose": (torch.float32, (3,)),
-    "wording": (torch.int16, ()),
-    "episode_id": (torch.int64, ()),
-}
-_STRINGS = ("instruction", "instruction_type", "goal", "subgoals")
-_CIRCUITS = {"node_op": torch.int8, "node_end": torch.int16, "source": torch.int16, "num_subgoals": torch.int8,
-             "depth": torch.int8}
-
-
-class EpisodeFileError(ValueError):
-    """An episode file that cannot be used: one line that names it and what is wrong."""
-
-
-class PackedStrings(Sequence[str]):
-    """E strings as one UTF-8 blob, uint8 (B,), and offsets, int64 (E + 1,)."""
-
-    def __init__(self, blob: Tensor, offsets: Tensor):
-        self.blob, self.offsets = blob, offsets
-
-    @classmethod
-    def pack(cls, texts: Sequence[str]) -> PackedStrings:
-        data = [t.encode() for t in texts]
-        offsets = np.zeros(len(data) + 1, np.int64)
-        np.cumsum([len(d) for d in data], out=offsets[1:])
-        return cls(torch.from_numpy(np.frombuffer(b"".join(data), np.uint8).copy()), torch.from_numpy(offsets))
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    def __getitem__(self, i):  # type: ignore[no-untyped-def]  # int -> str; slices are not offered
-        i = range(len(self))[int(i)]
-        return self.blob[int(self.offsets[i]) : int(self.offsets[i + 1])].numpy().tobytes().decode()
+_OBJECT_ARRAYS = {"object_model": -1, "object_position": 0, "object_yaw": 0, "object_inside": -1,
+                  "object_receptacle": -1}
+"""Arrays over object slots, and what empty slots hold."""
 
 
 @dataclass(frozen=True)
@@ -97,11 +69,11 @@ class EpisodeSet:
     """E episodes over the scenes `scene_names` and the object models `model_names`."""
 
     scene: Tensor  # (E,) int32 index into scene_names
-    object_model: Tensor  # (E, M) int16 index into model_names, -1: empty slot
-    object_position: Tensor  # (E, M, 3) float32
-    object_yaw: Tensor  # (E, M) float32
-    object_inside: Tensor  # (E, M) int8 drawer or fridge the object lies in, -1: none
-    object_receptacle: Tensor  # (E, M) int8 receptacle on or in which it starts, -1: empty slot
+    object_model: Tensor  # (E, S) int16 index into model_names, -1: empty slot; the slots from S to M are empty
+    object_position: Tensor  # (E, S, 3) float32
+    object_yaw: Tensor  # (E, S) float32
+    object_inside: Tensor  # (E, S) int8 drawer or fridge the object lies in, -1: none
+    object_receptacle: Tensor  # (E, S) int8 receptacle on or in which it starts, -1: empty slot
     joint: Tensor  # (E, 5) float32
     start_pose: Tensor  # (E, 3) float32 x, y, yaw; NaN: drawn at reset
     wording: Tensor  # (E,) int16
@@ -123,7 +95,8 @@ class EpisodeSet:
 
     def episode(self, i: int) -> Episode:
         """Row `i`, with goal and subgoals read."""
-        arrays = {name: getattr(self, name)[i].numpy() for name in _ARRAYS if _ARRAYS[name][1]}
+        arrays = {name: getattr(self, name)[i : i + 1] for name, (_, shape) in ARRAYS.items() if shape}
+        arrays = {name: _all_slots(name, a)[0].numpy() for name, a in arrays.items()}
         return Episode(
             episode_id=int(self.episode_id[i]),
             scene=int(self.scene[i]),
@@ -138,19 +111,17 @@ class EpisodeSet:
     def select(self, indices: Tensor | Sequence[int]) -> EpisodeSet:
         """The given rows as a set of their own, in that order."""
         index = torch.as_tensor(indices, dtype=torch.int64)
-        arrays: dict[str, Any] = {name: getattr(self, name)[index] for name in _ARRAYS}
-        for name in _STRINGS:
-            texts = getattr(self, name)
-            arrays[name] = PackedStrings.pack([texts[i] for i in index.tolist()])
+        arrays: dict[str, Any] = {name: getattr(self, name)[index] for name in ARRAYS}
+        for name in STRINGS:
+            arrays[name] = PackedStrings.pack(getattr(self, name)).rows(index)
         return EpisodeSet(**arrays, circuits=self.circuits.rows(index), **self._about())
 
     def _about(self) -> dict[str, Any]:
-        names = ("scene_names", "model_names", "rules", "split", "seed", "rejected")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in ABOUT}
 
     def to(self, device: torch.device | str) -> EpisodeSet:
         """The same episodes with what worlds are reset from on `device`; texts stay where they are."""
-        arrays: dict[str, Any] = {name: getattr(self, name).to(device) for name in _ARRAYS}
+        arrays: dict[str, Any] = {name: getattr(self, name).to(device) for name in ARRAYS}
         return replace(self, **arrays, circuits=self.circuits.to(device))
 
     def start_state(
@@ -161,7 +132,7 @@ class EpisodeSet:
         Start poses that are NaN are drawn from the scene's free points, yaw uniform, keyed by (seed, episode_id) and by
         `occurrence` (R,), how often the episode has been played before."""
         device = scenes.free_xy.device
-        arrays = {name: getattr(self, name)[indices] for name in _ARRAYS}
+        arrays = {name: _all_slots(name, getattr(self, name)[indices]) for name in ARRAYS}
         scene, model = arrays["scene"].long(), arrays["object_model"].long()
         first = torch.zeros_like(arrays["episode_id"])
         key = episode_key(arrays["episode_id"], first if occurrence is None else occurrence)
@@ -198,16 +169,33 @@ def concat(sets: Sequence[EpisodeSet]) -> EpisodeSet:
         for name in ("scene_names", "model_names", "rules", "split", "seed"):
             if getattr(other, name) != getattr(first, name):
                 raise ValueError(f"episode sets with different {name} cannot be joined")
-    arrays: dict[str, Any] = {name: torch.cat([getattr(s, name) for s in sets]) for name in _ARRAYS}
-    for name in _STRINGS:
-        arrays[name] = PackedStrings.pack([text for s in sets for text in getattr(s, name)])
-    circuits = Circuits.none(sum(map(len, sets)))
-    begin = 0
-    for s in sets:
-        circuits.assign(torch.arange(begin, begin + len(s)), s.circuits)
-        begin += len(s)
+    slots = max(s.object_model.shape[1] for s in sets)
+    arrays: dict[str, Any] = {
+        name: torch.cat([_all_slots(name, getattr(s, name), slots) for s in sets]) for name in ARRAYS
+    }
+    arrays |= {name: join([getattr(s, name) for s in sets]) for name in STRINGS}
     about = first._about() | {"rejected": sum(s.rejected for s in sets)}
-    return EpisodeSet(**arrays, circuits=circuits, **about)
+    return EpisodeSet(**arrays, circuits=_join_circuits([s.circuits for s in sets]), **about)
+
+
+def _join_circuits(parts: Sequence[Circuits]) -> Circuits:
+    def widened(name: str) -> list[Tensor]:
+        columns = [part.tensors()[name] for part in parts]
+        width = max(c.shape[-1] for c in columns)
+        if columns[0].dim() == 1:
+            return columns
+        tail = [c[:, -1:] if name == "node_end" else c.new_zeros(len(c), 1) for c in columns]  # no sources of its own
+        return [torch.cat([c, t.expand(-1, width - c.shape[1])], 1) for c, t in zip(columns, tail, strict=True)]
+
+    return Circuits.from_tensors({name: torch.cat(widened(name)) for name in CIRCUITS})
+
+
+def _all_slots(name: str, values: Tensor, slots: int = MAX_OBJECTS) -> Tensor:
+    """Rows of an array, with empty slots after the last one if it is over fewer than `slots` object slots."""
+    if name not in _OBJECT_ARRAYS or values.shape[1] == slots:
+        return values
+    missing = values.new_full((len(values), slots - values.shape[1], *values.shape[2:]), _OBJECT_ARRAYS[name])
+    return torch.cat([values, missing], dim=1)
 
 
 # -- files -------------------------------------------------------------------------------------------------------------
@@ -215,25 +203,33 @@ def concat(sets: Sequence[EpisodeSet]) -> EpisodeSet:
 
 def save(episodes: EpisodeSet, path: str | Path) -> None:
     """Writes one safetensors file; the path holds either the old file or the whole new one, never a part."""
-    tensors = {name: getattr(episodes, name) for name in _ARRAYS}
-    tensors |= {f"circuits.{k}": v for k, v in episodes.circuits.tensors().items()}
-    for name in _STRINGS:
-        texts = getattr(episodes, name)
-        packed = texts if isinstance(texts, PackedStrings) else PackedStrings.pack(texts)
-        tensors |= {f"{name}.blob": packed.blob, f"{name}.offsets": packed.offsets}
-    about = json.dumps({"format_version": FORMAT_VERSION, **episodes._about()})
+    tensors = _tensors(episodes)
+    description = {"format_version": FORMAT_VERSION, "checksums": checksums(tensors), **episodes._about()}
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=path.name, suffix=".part", dir=path.parent)
     os.close(handle)
     try:
-        arrays = {k: np.ascontiguousarray(v.cpu().numpy()) for k, v in tensors.items()}
-        save_file(arrays, temporary, metadata={_METADATA_KEY: about})
+        arrays = {name: t.numpy() for name, t in tensors.items()}
+        save_file(arrays, temporary, metadata={METADATA_KEY: json.dumps(description)})
         os.chmod(temporary, 0o644)  # mkstemp makes files only their owner can read
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _tensors(episodes: EpisodeSet) -> dict[str, Tensor]:
+    """Everything a file holds, without the object slots that all episodes leave empty."""
+    taken = (episodes.object_model >= 0).any(0).nonzero()
+    slots = int(taken[-1]) + 1 if len(taken) else 0
+    tensors = {name: getattr(episodes, name) for name in ARRAYS}
+    tensors |= {name: tensors[name][:, :slots] for name in _OBJECT_ARRAYS}
+    tensors |= {f"circuits.{k}": v for k, v in episodes.circuits.tensors().items()}
+    for name in STRINGS:
+        texts = PackedStrings.pack(getattr(episodes, name)).compact()
+        tensors |= {f"{name}.blob": texts.blob, f"{name}.offsets": texts.offsets, f"{name}.index": texts.index}
+    return {name: t.cpu().contiguous() for name, t in tensors.items()}
 
 
 def load(path: str | Path, scenes: SceneSet | None = None, catalog: ObjectCatalog | None = None) -> EpisodeSet:
@@ -250,89 +246,27 @@ def load(path: str | Path, scenes: SceneSet | None = None, catalog: ObjectCatalo
     except (SafetensorError, OSError, ValueError) as error:
         raise EpisodeFileError(f"{path}: no whole safetensors file ({str(error).splitlines()[0]})") from None
     try:
-        about = _check_about(metadata)
-        _check_tensors(tensors, about)
+        about, claimed = read_about(metadata)
+        check_tensors(tensors, about, claimed)
+        episodes = _episode_set(tensors, about)
+        if scenes is not None:
+            rows = rows_of("scene", about["scene_names"], scenes.names)
+            if rows is not None:
+                episodes.scene, episodes.scene_names = rows[episodes.scene.long()].to(torch.int32), list(scenes.names)
+        if catalog is not None:
+            rows = rows_of("object model", about["model_names"], catalog.names)
+            if rows is not None:
+                rows = torch.cat([rows, torch.tensor([-1])]).to(torch.int16)  # index -1, an empty slot, stays -1
+                episodes.object_model = rows[episodes.object_model.int()]
+                episodes.model_names = list(catalog.names)
     except EpisodeFileError as error:
         raise EpisodeFileError(f"{path}: {error}") from None
-    circuits = Circuits.from_tensors({name: tensors[f"circuits.{name}"] for name in _CIRCUITS})
-    rows_of: dict[str, Any] = {name: tensors[name] for name in _ARRAYS}
-    for name in _STRINGS:
-        rows_of[name] = PackedStrings(tensors[f"{name}.blob"], tensors[f"{name}.offsets"])
-    episodes = EpisodeSet(**rows_of, circuits=circuits, **about)
-    if scenes is not None:
-        rows = _rows_of(path, "scene", about["scene_names"], scenes.names)
-        if rows is not None:
-            episodes.scene, episodes.scene_names = rows[episodes.scene.long()].to(torch.int32), list(scenes.names)
-    if catalog is not None:
-        rows = _rows_of(path, "object model", about["model_names"], catalog.names)
-        if rows is not None:
-            rows = torch.cat([rows, torch.tensor([-1])])  # index -1, an empty slot, stays -1
-            episodes.object_model = rows[episodes.object_model.long()].to(torch.int16)
-            episodes.model_names = list(catalog.names)
     return episodes
 
 
-def _check_about(metadata: dict[str, str]) -> dict[str, Any]:
-    try:
-        about = json.loads(metadata[_METADATA_KEY])
-        version = about.pop("format_version")
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError):
-        raise EpisodeFileError("not an episode file of llarp (its description is missing)") from None
-    if version != FORMAT_VERSION:
-        raise EpisodeFileError(f"format version {version!r}, but {FORMAT_VERSION} is read here: generate it again")
-    kinds = {"scene_names": list, "model_names": list, "rules": str, "split": str, "seed": int, "rejected": int}
-    for name, kind in kinds.items():
-        if not isinstance(about.get(name), kind):
-            raise EpisodeFileError(f"its description has no proper {name!r}")
-    if about["rules"] not in RULES:
-        raise EpisodeFileError(f"rules {about['rules']!r} are unknown; known: {', '.join(RULES)}")
-    return {name: about[name] for name in kinds}
-
-
-def _check_tensors(tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
-    num = tensors["scene"].shape[0] if "scene" in tensors and tensors["scene"].dim() == 1 else -1
-    width = {key: tensors[key].shape[-1] if key in tensors and tensors[key].dim() else 0
-             for key in ("circuits.node_op", "circuits.source")}
-    nodes, edges = width["circuits.node_op"], width["circuits.source"]
-    wanted = {name: (dtype, (num, *shape)) for name, (dtype, shape) in _ARRAYS.items()}
-    columns = {"node_op": (nodes,), "node_end": (nodes,), "source": (edges,)}
-    wanted |= {f"circuits.{name}": (dtype, (num, *columns.get(name, ()))) for name, dtype in _CIRCUITS.items()}
-    for name in _STRINGS:
-        size = tensors[f"{name}.blob"].numel() if f"{name}.blob" in tensors else 0
-        wanted |= {f"{name}.blob": (torch.uint8, (size,)), f"{name}.offsets": (torch.int64, (num + 1,))}
-    for name, (dtype, shape) in wanted.items():
-        found = tensors.get(name)
-        if found is None:
-            raise EpisodeFileError(f"array {name!r} is missing")
-        if found.dtype != dtype or tuple(found.shape) != shape:
-            raise EpisodeFileError(f"array {name!r} is {found.dtype} {tuple(found.shape)}, not {dtype} {shape}")
-    limits = {
-        "scene": (0, len(about["scene_names"])),
-        "object_model": (-1, len(about["model_names"])),
-        "object_inside": (-1, NUM_RECEPTACLES),
-        "object_receptacle": (-1, NUM_RECEPTACLES),
-        "circuits.node_op": (0, 4),
-        "circuits.node_end": (0, edges + 1),
-        "circuits.source": (0, NUM_ATOMS + nodes),
-        "circuits.num_subgoals": (0, min(nodes, 13)),
-        "circuits.depth": (0, 127),
-    }
-    for name, (low, high) in limits.items():
-        if num and not bool(((tensors[name] >= low) & (tensors[name] < high)).all()):
-            raise EpisodeFileError(f"array {name!r} has indices outside {low}..{high - 1}")
-    for name in _STRINGS:
-        offsets = tensors[f"{name}.offsets"]
-        if offsets[0] != 0 or offsets[-1] != tensors[f"{name}.blob"].numel() or bool((offsets.diff() < 0).any()):
-            raise EpisodeFileError(f"offsets of the strings {name!r} do not fit their text")
-
-
-def _rows_of(path: Path, what: str, wanted: list[str], known: list[str]) -> Tensor | None:
-    """Rows of `known` that have the names `wanted`, None if the lists are the same."""
-    if wanted == known:
-        return None
-    index = {name: i for i, name in enumerate(known)}
-    missing = [name for name in wanted if name not in index]
-    if missing:
-        more = f"{len(missing)} of {len(wanted)} names are"
-        raise EpisodeFileError(f"{path}: {what} {missing[0]!r} is unknown here ({more})")
-    return torch.tensor([index[name] for name in wanted], dtype=torch.int64)
+def _episode_set(tensors: dict[str, Tensor], about: dict[str, Any]) -> EpisodeSet:
+    fields: dict[str, Any] = {name: tensors[name] for name in ARRAYS}
+    for name in STRINGS:
+        fields[name] = PackedStrings(*(tensors[f"{name}.{part}"] for part in ("blob", "offsets", "index")))
+    circuits = Circuits.from_tensors({name: tensors[f"circuits.{name}"] for name in CIRCUITS})
+    return EpisodeSet(**fields, circuits=circuits, **about)
