@@ -145,14 +145,16 @@ def bench_policy(config: RunConfig, repeats: int) -> dict[str, Any]:
 
 
 def bench_update(config: RunConfig, repeats: int) -> dict[str, Any]:
-    """One PPO update on a real rollout (the same one every time)."""
+    """One PPO update on a real rollout (the same one every time), the second: its episodes began in the first."""
     trainer = _trainer(config, config.ppo.num_steps * config.env.num_envs)
-    trainer.collector.start()
-    for _ in range(config.ppo.num_steps):
-        trainer.collector.step()
-    rollout = trainer.collector.finish()
+    for _ in range(2):
+        for _ in range(config.ppo.num_steps):
+            trainer.collector.step()
+        rollout = trainer.collector.finish()
+    before = trainer.policy.trainable_state_dict()
 
     def work() -> None:
+        trainer.policy.load_trainable_state_dict(before)  # an update checks that the rollout is its policy's own
         ppo_update(trainer.policy, trainer.optimizer, rollout, config.ppo, trainer.generator)
 
     seconds = time_repeats(work, repeats, device=config.device)
@@ -172,4 +174,10 @@ def bench_train(config: RunConfig, repeats: int) -> dict[str, Any]:
 
 def _trainer(config: RunConfig, total_steps: int, log: Callable[[dict[str, float]], None] = lambda _: None) -> Trainer:
     train: TrainConfig = dataclasses.replace(config.train, total_steps=total_steps, max_minutes=0.0)
-    return Trainer(build_env(config), build_policy(config), config.ppo, train, seed=config.seed, log=log)
+    env = build_env(config)
+    trainer = Trainer(env, build_policy(config), config.ppo, train, seed=config.seed, log=log)
+    trainer.collector.start()
+    # An untrained policy's episodes all last as long as a rollout. In a run they straddle the rollouts' borders, and an
+    # update then sees half as many steps again, as context: so the worlds' first episodes end at different times.
+    env.world.tracker.steps += torch.arange(env.num_envs, device=env.device) * config.task.max_steps // env.num_envs
+    return trainer
