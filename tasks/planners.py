@@ -14,12 +14,15 @@ import numpy as np
 
 from .actions import NUM_ACTIONS, nav_to_handle, nav_to_receptacle, pick, place, set_handle
 from .entities import TASK_RECEPTACLES
-from .planners_base import Planner, PlannerError, PlannerView, Wants, view_of, wants_of
+from .planners_base import Planner, PlannerError, PlannerView, Wants, view_of, views_of, wants_of
 from .planners_explorer import Explorer
 from .planners_oracle import Oracle
 
 __all__ = ["PLANNERS", "Explorer", "Oracle", "Planner", "PlannerError", "PlannerView", "RandomPlanner", "Sweep",
-           "make_planner", "view_of", "wants_of"]
+           "make_planner", "view_of", "views_of", "wants_of"]
+
+_HANDFULS = 3
+"""Objects that the sweep takes from one place where it is to move all of a kind."""
 
 
 class Sweep(Planner):
@@ -46,6 +49,15 @@ class Sweep(Planner):
                         yield nav_to_receptacle(target)
                         yield place(target)
                         break
+            for category, target in wants.every:
+                for source in (r for r in TASK_RECEPTACLES if r != target):
+                    yield nav_to_receptacle(source)
+                    for _ in range(_HANDFULS):  # not for ever: it may be taking what it has just put beside
+                        if not (yield pick(category)):
+                            break
+                        yield nav_to_receptacle(target)
+                        yield place(target)
+                        yield nav_to_receptacle(source)
             for category, source in wants.removals:
                 yield nav_to_receptacle(source)
                 if (yield pick(category)):
@@ -55,6 +67,11 @@ class Sweep(Planner):
             for handle, opened in wants.handles:
                 yield nav_to_handle(handle)
                 yield set_handle(handle, opened)
+            for category in wants.hold:
+                for source in TASK_RECEPTACLES:
+                    yield nav_to_receptacle(source)
+                    if (yield pick(category)):
+                        break
             yield from wants.at
             if wants.at_objects or wants == Wants():
                 yield from (nav_to_receptacle(r) for r in TASK_RECEPTACLES)

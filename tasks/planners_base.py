@@ -1,30 +1,28 @@
-"""What planners share: the view of one world, what a goal wants, and the jobs still to do.
-
-Planners read goals of the generated kinds: conjunctions of placements (EXISTS, distinct objects), "none is on r"
-(NAND EXISTS), robot_at, robot_at_obj and handle states; of an OR they pursue the first branch.
-"""
+"""What planners share: the view of one world, the interface, and the jobs still to do."""
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import torch
 
 from .actions import NUM_ACTIONS, pick, place
-from .entities import CATEGORY_INDEX, FRIDGE_HANDLE, HANDLE_INDEX, HANDLES, NUM_HANDLES, RECEPTACLE_INDEX, RECEPTACLES
+from .atoms import truth
+from .entities import RECEPTACLES
 from .episodes import Episode
+from .planners_wants import PlannerError, Wants, wants_of
 from .state import WorldState
+
+__all__ = ["Job", "Planner", "PlannerError", "PlannerView", "Wants", "locate", "open_jobs", "view_of", "views_of",
+           "wants_of"]
 
 SLIP_PLAUSIBLE = 0.75
 """Share of slips that are premature rather than random."""
-
-
-class PlannerError(ValueError):
-    """A goal that planners cannot pursue, in one line."""
 
 
 @dataclass
@@ -34,6 +32,7 @@ class PlannerView:
     goal: dict[str, Any]  # the goal expression
     instruction: str
     episode: int  # episode id
+    rules: str  # the rule set in force
     robot: np.ndarray  # (3,) x, y, yaw
     joint: np.ndarray  # (5,)
     held: int  # slot in the hand, -1: none
@@ -43,40 +42,73 @@ class PlannerView:
     receptacle_center: np.ndarray  # (11, 3), joints where they are
     receptacle_half: np.ndarray  # (11, 3)
     receptacle_yaw: np.ndarray  # (11,)
+    receptacle_slide: np.ndarray  # (11, 3)
+    handle_position: np.ndarray  # (5, 3)
     nav_pose: np.ndarray  # (16, 3)
     visible: np.ndarray  # (M,) bool: in the current head picture
     valid: np.ndarray  # (70,) bool: actions whose precondition holds
+    atoms: Callable[[], np.ndarray]  # gives the truth of every atom, bool (NUM_ATOMS,)
+    object_names: Sequence[str] | None = None  # what the goal calls the objects, if it names any
 
 
 _JOINTED = [i for i, r in enumerate(RECEPTACLES) if r.joint >= 0]
 _JOINTS = [RECEPTACLES[i].joint for i in _JOINTED]
 
 
-def view_of(state: WorldState, episode: Episode, visible: Any, i: int, valid: Any = None) -> PlannerView:
-    """World `i` of a state on the CPU (move it there once for all worlds).
+def views_of(
+    state: WorldState,
+    episodes: Sequence[Episode],
+    visible: Any,
+    valid: Any = None,
+    rules: str = "clean",
+    atoms: Any = None,
+) -> list[PlannerView]:
+    """All N worlds of a state on the CPU, with the episode each plays.
 
-    `visible` (N, M) and `valid` (N, 70) are bool arrays or CPU tensors; without `valid`, which only the oracle reads,
-    every action counts as valid."""
-    joint = state.joint[i].numpy()
-    center = state.receptacle_center[i].numpy().copy()
-    center[_JOINTED] += state.receptacle_slide[i].numpy()[_JOINTED] * joint[_JOINTS, None]
-    return PlannerView(
-        goal=episode.goal,
-        instruction=episode.instruction,
-        episode=episode.episode_id,
-        robot=state.robot[i].numpy(),
-        joint=joint,
-        held=int(state.held[i]),
-        object_category=state.object_category[i].numpy(),
-        object_position=state.object_position[i].numpy(),
-        object_inside=state.object_inside[i].numpy(),
-        receptacle_center=center,
-        receptacle_half=state.receptacle_half[i].numpy(),
-        receptacle_yaw=state.receptacle_yaw[i].numpy(),
-        nav_pose=state.nav_pose[i].numpy(),
-        visible=np.asarray(visible[i], dtype=bool),
-        valid=np.ones(NUM_ACTIONS, dtype=bool) if valid is None else np.asarray(valid[i], dtype=bool),
-    )
+    `visible` (N, M), `valid` (N, 70) and `atoms` (N, NUM_ATOMS) are bool arrays or CPU tensors; without `valid` every
+    action counts as valid, without `atoms` they are worked out when asked for."""
+    center = state.receptacle_center.numpy().copy()
+    center[:, _JOINTED] += state.receptacle_slide.numpy()[:, _JOINTED] * state.joint.numpy()[:, _JOINTS, None]
+    arrays = {
+        name: getattr(state, name).numpy()
+        for name in ("robot", "joint", "object_category", "object_position", "object_inside", "receptacle_half",
+                     "receptacle_yaw", "receptacle_slide", "handle_position", "nav_pose")
+    }  # fmt: skip
+    held = state.held.tolist()
+    seen = np.asarray(visible, dtype=bool)
+    can = np.ones((len(held), NUM_ACTIONS), dtype=bool) if valid is None else np.asarray(valid, dtype=bool)
+
+    @lru_cache(maxsize=1)
+    def facts() -> np.ndarray:
+        return np.asarray(truth(state, rules) if atoms is None else atoms, dtype=bool)
+
+    def row(i: int) -> Callable[[], np.ndarray]:
+        return lambda: facts()[i]
+
+    return [
+        PlannerView(
+            goal=episode.goal,
+            instruction=episode.instruction,
+            episode=episode.episode_id,
+            rules=rules,
+            held=held[i],
+            receptacle_center=center[i],
+            visible=seen[i],
+            valid=can[i],
+            atoms=row(i),
+            object_names=getattr(episode, "object_names", None),
+            **{name: values[i] for name, values in arrays.items()},
+        )
+        for i, episode in enumerate(episodes)
+    ]
+
+
+def view_of(
+    state: WorldState, episode: Episode, visible: Any, i: int, valid: Any = None, rules: str = "clean"
+) -> PlannerView:
+    """World `i` of a state on the CPU, see `views_of`."""
+    can = None if valid is None else valid[i : i + 1]
+    return views_of(state.rows(torch.tensor([i])), [episode], visible[i : i + 1], can, rules)[0]
 
 
 class Planner(ABC):
@@ -101,78 +133,13 @@ class Planner(ABC):
             if view.held < 0:
                 choices = [pick(c) for c in sorted(wants.categories)]
             else:
-                choices = [place(r) for r in sorted({r for _, r in wants.moves})]
+                choices = [place(r) for r in sorted({r for _, r in wants.moves + wants.every})]
             if choices:
                 return choices[int(draw / SLIP_PLAUSIBLE * len(choices))]
             draw = draw / SLIP_PLAUSIBLE
         else:
             draw = (draw - SLIP_PLAUSIBLE) / (1 - SLIP_PLAUSIBLE)
         return int(draw * NUM_ACTIONS)
-
-
-@dataclass
-class Wants:
-    """A goal as lists of things to bring about."""
-
-    moves: list[tuple[int, int]] = field(default_factory=list)  # (category, receptacle): an own object for each
-    removals: list[tuple[int, int]] = field(default_factory=list)  # (category, receptacle): none of them there
-    handles: list[tuple[int, bool]] = field(default_factory=list)  # (handle, opened)
-    at: list[int] = field(default_factory=list)  # nav targets
-    at_objects: list[int] = field(default_factory=list)  # categories: stand at any one
-
-    @property
-    def categories(self) -> set[int]:
-        return {c for c, _ in self.moves + self.removals} | set(self.at_objects)
-
-
-_CALL = re.compile(r"\s*(\w+)\s*\(([^()]*)\)\s*")
-
-
-def wants_of(goal: Mapping[str, Any]) -> Wants:
-    """Reads a goal expression. `PlannerError` for forms that planners do not pursue."""
-    wants = Wants()
-    _read(goal, {}, wants)
-    return wants
-
-
-def _read(expr: Mapping[str, Any] | str, variables: dict[str, int], wants: Wants) -> None:
-    if isinstance(expr, str):
-        _read_predicate(expr, variables, wants)
-        return
-    try:
-        variables = variables | {v["name"]: CATEGORY_INDEX[v["expr_type"]] for v in expr.get("inputs", ())}
-    except KeyError as error:
-        raise PlannerError(f"the goal quantifies over {error.args[0]!r}, which is no object category") from None
-    kind, parts = expr["expr_type"], expr["sub_exprs"]
-    if kind == "NAND" and expr.get("quantifier") == "EXISTS" and len(parts) == 1 and str(parts[0]).startswith("on_top"):
-        inner = Wants()
-        _read_predicate(parts[0], variables, inner)
-        wants.removals += inner.moves
-    elif kind in ("AND", "OR") and expr.get("quantifier", "EXISTS") == "EXISTS":
-        for part in parts if kind == "AND" else parts[:1]:
-            _read(part, variables, wants)
-    else:
-        raise PlannerError(f"planners do not pursue goals of the form {kind} {expr.get('quantifier', '')}".rstrip())
-
-
-def _read_predicate(text: str, variables: Mapping[str, int], wants: Wants) -> None:
-    match = _CALL.fullmatch(text)
-    if match is None:
-        raise PlannerError(f"{text!r} is no predicate")
-    name, args = match[1], [a.strip() for a in match[2].split(",") if a.strip()]
-    first, last = (args[0], args[-1]) if args else ("", "")
-    if name in ("on_top", "in") and first in variables and last in RECEPTACLE_INDEX:
-        wants.moves.append((variables[first], RECEPTACLE_INDEX[last]))
-    elif name in ("robot_at", "robot_at_obj") and first in variables:
-        wants.at_objects.append(variables[first])
-    elif name == "robot_at" and first in RECEPTACLE_INDEX:
-        wants.at.append(NUM_HANDLES + RECEPTACLE_INDEX[first])
-    elif name == "robot_at" and first in HANDLES:
-        wants.at.append(HANDLE_INDEX[first])
-    elif name.startswith(("opened_", "closed_")):
-        wants.handles.append((HANDLE_INDEX.get(first, FRIDGE_HANDLE), name.startswith("opened_")))
-    elif name != "not_holding":  # jobs end with an empty hand anyway
-        raise PlannerError(f"planners do not pursue {text!r}")
 
 
 @dataclass(frozen=True)
@@ -196,6 +163,8 @@ def open_jobs(wants: Wants, where: Mapping[int, int], category: Mapping[int, int
         else:
             used.add(there)
     jobs = [Job(False, c, r, tuple(s for s in where if category[s] == c and s not in used)) for c, r in missing]
+    for c, r in wants.every:  # never done, as far as anybody knows who has not seen everything
+        jobs.append(Job(False, c, r, tuple(s for s, at in where.items() if at != r and category[s] == c)))
     for c, r in wants.removals:
         jobs.append(Job(True, c, r, tuple(s for s, at in where.items() if at == r and category[s] == c)))
     return jobs

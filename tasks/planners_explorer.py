@@ -88,7 +88,8 @@ class Explorer(Planner):
 
     def _choose(self, held: int) -> int:
         jobs = open_jobs(self._wants, self._where, self._category)
-        if held >= 0:
+        pending = any(job.slots or not job.away for job in jobs)
+        if held >= 0 and (pending or self._category[held] not in self._wants.hold):
             return self._put_down(self._category[held], jobs)
         known = [job for job in jobs if job.slots]
         for job in known:  # what lies before it comes first
@@ -101,11 +102,11 @@ class Explorer(Planner):
             if self._may_lie_here(job):
                 return pick(job.category)
         for job in jobs:
-            if not job.away:
+            if not job.away and not self._moved_all(job):
                 return self._search(job.receptacle)
             if job.receptacle not in self._visited:
                 return self._drive(job.receptacle)
-        return self._finish()
+        return self._finish(held)
 
     def _may_lie_here(self, job: Job) -> bool:
         """Whether to reach for something not seen, once a place: it may lie hidden, or too far to make out."""
@@ -113,6 +114,10 @@ class Explorer(Planner):
         if receptacle is None or (receptacle == job.receptacle) != job.away:
             return False
         return (job.category, receptacle) not in self._groped
+
+    def _moved_all(self, job: Job) -> bool:
+        """Whether a job about all objects of a category is done, as far as it has seen: it has looked everywhere."""
+        return (job.category, job.receptacle) in self._wants.every and self._visited.issuperset(SEARCH_ORDER)
 
     def _put_down(self, category: int, jobs: list[Job]) -> int:
         for job in jobs:
@@ -147,7 +152,7 @@ class Explorer(Planner):
         handle = RECEPTACLES[receptacle].joint
         return handle >= 0 and handle not in self._opened
 
-    def _finish(self) -> int:
+    def _finish(self, held: int) -> int:
         """Nothing is left to move: handles, then places to stand at, then things to find."""
         for handle, opened in self._wants.handles:
             if handle not in self._turned:
@@ -155,9 +160,16 @@ class Explorer(Planner):
         for category in self._wants.at_objects:
             found = [r for s, r in self._where.items() if self._category[s] == category]
             return self._drive(min(found, key=SEARCH_ORDER.index)) if found else self._search(None)
+        for category in self._wants.hold if held < 0 else ():
+            found = [r for s, r in self._where.items() if self._category[s] == category]
+            return self._reach_for(category, min(found, key=SEARCH_ORDER.index)) if found else self._search(None)
         if self._wants.at:
             return self._wants.at[0]
         return self._start_over(SEARCH_ORDER[0])
+
+    def _reach_for(self, category: int, receptacle: int) -> int:
+        at_it = nav_to_receptacle(receptacle) == self._here and not self._shut(receptacle)
+        return pick(category) if at_it else self._drive(receptacle)
 
     def _start_over(self, receptacle: int) -> int:
         """All looked at and the goal is not reached: memory is wrong, look at everything again."""

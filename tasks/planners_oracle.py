@@ -1,112 +1,98 @@
-"""A planner that knows the state: it solves every generated episode with the fewest sensible actions."""
+"""A planner that knows the state: it makes a plan for whatever the goal's circuit asks and carries it out."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
 
-import numpy as np
-
-from .actions import nav_to_handle, nav_to_receptacle, pick, place, set_handle
-from .entities import JOINT_CLOSED_BELOW, JOINT_OPEN_ABOVE, NUM_HANDLES, NUM_NAV_TARGETS, RECEPTACLES, TASK_RECEPTACLES
-from .planners_base import Job, Planner, PlannerView, Wants, locate, open_jobs, wants_of
+from .actions import ACTIONS, PICK_BASE, PLACE_BASE, nav_to_receptacle
+from .atoms import on_top
+from .entities import NUM_RECEPTACLES, TASK_RECEPTACLES
+from .goals import ground, parse
+from .planners_base import Planner, PlannerView
+from .planners_facts import MEANING, Alternative, alternatives, slots_of
+from .planners_prospect import HERE, Prospect
+from .planners_search import PlanSearch, Stage, Step
 from .rules import PICK_ANGLE_RAD, PICK_REACH_M
 
-_FAR_M = 2.5  # beyond this from where the robot would stand again, a thing put down cannot get into its way
-_COS_PICK = float(np.cos(PICK_ANGLE_RAD))
+MAX_TRIED = 24
+"""Ways to reach the goal for which a plan is made, where the cheaper ones prove impossible."""
+MAX_COMPARED = 4
+"""Ways about as cheap as the cheapest that are compared by their plans."""
+_OUT_OF_REACH = 100.0  # steps: such ways come last, for what else they bring about
+_COS_PICK = math.cos(PICK_ANGLE_RAD)
 
 
 class Oracle(Planner):
-    """Greedy over the true state and without memory, so it can start or be resumed anywhere.
-
-    Each time: bring the held object to where it is wanted (or out of the way), else pick up what is in reach and has to
-    move, else drive to the next such thing, else set handles, else stand where the goal wants the robot."""
+    """Plans once, and anew only where something turns out otherwise: the hand is not as expected (somebody else acted),
+    an action is not possible or would take another object, or the plan has ended and the goal is not reached."""
 
     def reset(self, view: PlannerView) -> None:
-        self._wants: Wants = wants_of(view.goal)
+        self._circuit = ground(parse(view.goal), [], view.object_category, view.rules, view.object_names)
+        self._slots = slots_of(self._circuit)
+        self._kinds = {int(view.object_category[s]) for s in self._slots}
+        self._steps: list[Step] = []
 
     def act(self, view: PlannerView) -> int:
-        wants = self._wants
-        relevant = np.isin(view.object_category, list(wants.categories))
-        if view.held >= 0:
-            relevant[view.held] = False
-        slots = np.flatnonzero(relevant).tolist()
-        where = locate(view, slots)
-        jobs = open_jobs(wants, where, {s: int(view.object_category[s]) for s in slots})
-        if view.held >= 0:
-            return self._put_down(view, int(view.object_category[view.held]), jobs)
-        jobs = [job for job in jobs if job.slots]
-        for job in jobs:
-            if self._grabs(view, view.robot, job.category) in job.slots:
-                return pick(job.category)
-        if jobs:
-            return self._approach(view, jobs[0], where)
-        for handle, opened in wants.handles:
-            q = view.joint[handle]
-            if not (q > JOINT_OPEN_ABOVE[handle] if opened else abs(q) < JOINT_CLOSED_BELOW):
-                return self._turn(view, handle, opened)
-        for category in wants.at_objects:
-            for slot in (s for s in slots if view.object_category[s] == category):
-                for target in self._stands(view, [where[slot]]):
-                    if self._reaches(view, view.nav_pose[target])[slot]:
-                        return target
-        return wants.at[0] if wants.at else nav_to_receptacle(TASK_RECEPTACLES[0])
+        if not self._goes_on(view):
+            self._steps = list(reversed(self._plan(view).steps))
+        return self._steps.pop().action
 
-    def _put_down(self, view: PlannerView, category: int, jobs: list[Job]) -> int:
-        for job in jobs:
-            if not job.away and job.category == category:
-                return self._place(view, job.receptacle)
-        keep_off = {job.receptacle for job in jobs} | {r for c, r in self._wants.removals if c == category}
-        same_kind = [job for job in jobs if job.category == category and job.slots]
-        left = [view.nav_pose[NUM_HANDLES + job.receptacle, :2] for job in same_kind]
+    def _goes_on(self, view: PlannerView) -> bool:
+        """Whether the next planned step still does what it was planned for."""
+        if not self._steps:
+            return False
+        action, held, then = self._steps[-1]
+        if view.held != held or not view.valid[action]:
+            return False
+        if not PICK_BASE <= action < PLACE_BASE:
+            return True
+        return self._first_in_reach(view, ACTIONS[action].target, then)
 
-        def cost(r: int) -> tuple[bool, bool, float]:
-            center = view.receptacle_center[r, :2]
-            in_the_way = any(np.hypot(*(center - stand)) < _FAR_M for stand in left)
-            return in_the_way, not view.valid[place(r)], float(np.hypot(*(center - view.robot[:2])))
+    def _first_in_reach(self, view: PlannerView, category: int, slot: int) -> bool:
+        """Whether picking the category takes hold of that object; it is in reach of something, as pick is valid."""
+        earlier = (view.object_category[:slot] == category).nonzero()[0]
+        x, y, yaw = view.robot.tolist()
+        for s in (*earlier.tolist(), slot):
+            dx, dy = float(view.object_position[s, 0]) - x, float(view.object_position[s, 1]) - y
+            distance = math.hypot(dx, dy)
+            if distance <= PICK_REACH_M and dx * math.cos(yaw) + dy * math.sin(yaw) >= _COS_PICK * distance:
+                return s == slot
+        return False
 
-        return self._place(view, min((r for r in TASK_RECEPTACLES if r not in keep_off), key=cost))
+    def _plan(self, view: PlannerView) -> Stage:
+        kinds = self._kinds if view.held < 0 else self._kinds | {int(view.object_category[view.held])}
+        world, atoms = Prospect(view, kinds), view.atoms()
+        natural = {}
+        for s in world.slots:
+            own = atoms[on_top(s, 0) : on_top(s, 0) + NUM_RECEPTACLES]
+            natural[s] = world.inside[s] if world.inside[s] >= 0 else int(own.argmax()) if own.any() else -1
 
-    def _place(self, view: PlannerView, receptacle: int) -> int:
-        if view.valid[place(receptacle)]:
-            return place(receptacle)
-        handle = RECEPTACLES[receptacle].joint
-        if handle >= 0 and abs(view.joint[handle]) < JOINT_CLOSED_BELOW:
-            return self._turn(view, handle, True)
-        return nav_to_receptacle(receptacle)
+        def now(atom: int) -> bool:
+            kind, slot, _ = MEANING[atom]
+            return bool(atoms[atom]) and not (kind == "on_top" and slot == view.held)
 
-    def _turn(self, view: PlannerView, handle: int, opened: bool) -> int:
-        action = set_handle(handle, opened)
-        return action if view.valid[action] else nav_to_handle(handle)
+        def cost(atom: int, wanted: bool) -> float:
+            kind, slot, _ = MEANING[atom]
+            if now(atom) == wanted:
+                return 0.0
+            if kind in ("false", "true"):
+                return math.inf
+            if kind == "on_top":
+                if slot == view.held:
+                    return 2.0
+                reached = world.inside[slot] >= 0 or any(row[world.column[slot]] for row in world.reach)
+                return 4.0 if reached else _OUT_OF_REACH
+            return 1.0 if kind.startswith("robot_at") else 2.0
 
-    def _approach(self, view: PlannerView, job: Job, where: dict[int, int]) -> int:
-        """Drives to where a pick takes hold of a wanted object; opens the furniture it is in."""
-        shut = self._shut_away(view)
-        if all(shut[s] for s in job.slots):
-            return self._turn(view, RECEPTACLES[view.object_inside[job.slots[0]]].joint, True)
-        for target in self._stands(view, (where[s] for s in job.slots)):
-            if self._grabs(view, view.nav_pose[target], job.category) in job.slots:
-                return target
-        # another object of the category is in the way wherever the wanted one is in reach: take that one away first
-        if view.valid[pick(job.category)]:
-            return pick(job.category)
-        return nav_to_receptacle(job.receptacle if job.away else max(where[job.slots[0]], 0))
-
-    def _stands(self, view: PlannerView, first: Iterable[int]) -> list[int]:
-        """All nav targets, those of the given receptacles (-1: none) first."""
-        chosen = [NUM_HANDLES + r for r in first if r >= 0]
-        return chosen + [t for t in range(NUM_NAV_TARGETS - 1, -1, -1) if t not in chosen]
-
-    def _grabs(self, view: PlannerView, pose: np.ndarray, category: int) -> int:
-        """The slot that picking the category from a pose takes hold of, -1 if none is in reach."""
-        fits = self._reaches(view, pose) & (view.object_category == category) & ~self._shut_away(view)
-        return int(fits.argmax()) if fits.any() else -1
-
-    def _reaches(self, view: PlannerView, pose: np.ndarray) -> np.ndarray:
-        offset = view.object_position[:, :2] - pose[:2]
-        distance = np.hypot(offset[:, 0], offset[:, 1])
-        ahead = offset[:, 0] * np.cos(pose[2]) + offset[:, 1] * np.sin(pose[2])
-        return (distance <= PICK_REACH_M) & (ahead >= _COS_PICK * distance)
-
-    def _shut_away(self, view: PlannerView) -> np.ndarray:
-        joint = np.array([r.joint for r in RECEPTACLES])[view.object_inside]  # inside -1 takes the last: masked below
-        return (view.object_inside >= 0) & (np.abs(view.joint[joint]) < JOINT_CLOSED_BELOW)
+        found: Stage | None = None
+        tried: list[Alternative] = []
+        for way in alternatives(self._circuit, cost)[:MAX_TRIED]:
+            done = found is not None and found.left == 0
+            if done and (len(tried) >= MAX_COMPARED or way.cost > tried[0].cost):
+                break
+            tried.append(way)
+            fulfilled = [atom for atom, wanted in way.facts.items() if now(atom) == wanted]
+            stage = PlanSearch(world, way.facts, fulfilled, natural).run(view.held)
+            if found is None or stage.rank() < found.rank():
+                found = stage
+        return found or Stage((), HERE, view.held, {}, {}).then(nav_to_receptacle(TASK_RECEPTACLES[0]))

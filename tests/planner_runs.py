@@ -11,7 +11,7 @@ import torch
 from llarp.tasks import keyed_random
 from llarp.tasks.atoms import truth
 from llarp.tasks.episodes import EpisodeSet
-from llarp.tasks.planners import Planner, PlannerView, view_of
+from llarp.tasks.planners import Planner, PlannerView, views_of
 from llarp.tasks.rules import is_shut, polar, within
 from llarp.tasks.semantics import NUM_DRAWS, apply, valid_actions
 from llarp.tasks.state import ObjectCatalog, SceneSet, WorldState
@@ -40,6 +40,7 @@ def blinded(view: PlannerView) -> PlannerView:
         object_position=np.where(known[:, None], view.object_position, np.nan),
         object_inside=np.where(known, view.object_inside, 99),
         valid=np.zeros(0, dtype=bool),
+        atoms=lambda: np.zeros(0, dtype=bool),
     )
 
 
@@ -50,30 +51,30 @@ def run(
     catalog: ObjectCatalog,
     change: Callable[[PlannerView], PlannerView] = lambda view: view,
     seed: int = 0,
+    rules: str = "clean",
 ) -> tuple[np.ndarray, np.ndarray, list[list[int]]]:
     """Success (E,), progress (E,) and the actions of each episode."""
     index = torch.arange(len(episodes))
     state = episodes.start_state(index, scenes, catalog, seed)
     tracker = TaskTracker(len(episodes))
-    tracker.reset(index, episodes.circuits, truth(state))
+    tracker.reset(index, episodes.circuits, truth(state, rules))
     rows = [episodes.episode(i) for i in range(len(episodes))]
     planners = [make() for _ in rows]
     actions: list[list[int]] = [[] for _ in rows]
     success, progress = np.zeros(len(rows), dtype=bool), np.zeros(len(rows))
     for step in range(tracker.config.max_steps):
-        valid, visible = valid_actions(state).numpy(), seen(state)
+        valid, visible = valid_actions(state, rules).numpy(), seen(state)
         action = torch.zeros(len(rows), dtype=torch.int64)
-        for i, row in enumerate(rows):
+        for i, view in enumerate(map(change, views_of(state, rows, visible, valid, rules))):
             if success[i]:
                 continue
-            view = change(view_of(state, row, visible, i, valid))
             if step == 0:
                 planners[i].reset(view)
             action[i] = planners[i].act(view)
             actions[i].append(int(action[i]))
         draws = keyed_random.uniform(seed, index, torch.full_like(index, step), 7, (NUM_DRAWS,))
-        invalid = apply(state, action, draws, catalog.half_size)
-        result = tracker.update(truth(state), invalid)
+        invalid = apply(state, action, draws, catalog.half_size, rules)
+        result = tracker.update(truth(state, rules), invalid)
         running = ~success
         success |= result.success.numpy()
         progress[running] = result.progress.numpy()[running]

@@ -190,13 +190,30 @@ def test_goals_that_combine_things(episodes, planner):
     assert success.all(), names(actions[0])
 
 
-def test_goals_nobody_can_pursue_are_refused():
+def test_goals_of_every_form_are_read_as_wants():
+    cup, sofa, sink = CATEGORY_INDEX["cup"], 7, 4
+
+    def wants(goal: dict) -> dict:
+        return {name: value for name, value in dataclasses.asdict(wants_of(goal)).items() if value}
+
+    placed = exists("cup", "on_top(X, sofa)")
+    assert wants(placed | {"quantifier": "FORALL"}) == {"every": [(cup, sofa)]}
+    assert wants(placed | {"expr_type": "NAND"}) == {"removals": [(cup, sofa)]}
+    assert wants({"expr_type": "NOR", "sub_exprs": ["opened_fridge(fridge_push_point)", placed]}) == {
+        "removals": [(cup, sofa)], "handles": [(4, False)]}
+    twice = {"expr_type": "NAND", "sub_exprs": [placed | {"expr_type": "NAND", "quantifier": "FORALL"}]}
+    assert wants(twice) == {"every": [(cup, sofa)]}  # not: some cup is not there
+    assert wants({"expr_type": "OR", "sub_exprs": [exists("cup", "on_top(X, sink)"), placed]}) == {
+        "moves": [(cup, sink)]}
+    assert wants(exists("cup", "holding(X)", "robot_at(fridge)")) == {"hold": [cup], "at": [13]}
+
+
+def test_goals_about_unknown_things_are_refused():
     for goal, message in [
-        ({"expr_type": "NOR", "sub_exprs": ["holding(X)"]}, "form NOR"),
-        (exists("cup", "on_top(X, sofa)") | {"quantifier": "FORALL"}, "form AND FORALL"),
         (exists("unicorn", "on_top(X, sofa)"), "'unicorn'"),
-        (exists("cup", "holding(X)"), r"'holding\(X\)'"),
+        (exists("cup", "on_top(Z, sofa)"), r"'on_top\(Z, sofa\)'"),
         (exists("cup", "on_top X sofa"), "is no predicate"),
+        ({"expr_type": "XOR", "sub_exprs": ["not_holding()"]}, "form XOR"),
     ]:
         with pytest.raises(PlannerError, match=message):
             wants_of(goal)

@@ -21,7 +21,7 @@ from llarp.errors import UserError
 from llarp.sim.world import BatchWorld, load_assets
 from llarp.tasks.actions import ACTION_NAMES, NUM_ACTIONS
 from llarp.tasks.episodes import EpisodeSet
-from llarp.tasks.planners import PlannerView, view_of
+from llarp.tasks.planners import PlannerView, views_of
 from llarp.tasks.task import StepResult, TaskConfig
 
 from .config import EnvConfig
@@ -228,7 +228,7 @@ class LanguageRearrangementVectorEnv(VectorEnv):
         unseen = torch.zeros_like(state.object_model, dtype=torch.bool)
         visible = self.world.visible().cpu() if self._visibility else unseen
         episodes = [self._episode(e) for e in self.world.episode.tolist()]
-        return [view_of(state, episode, visible, i, valid) for i, episode in enumerate(episodes)]
+        return views_of(state, episodes, visible, valid, self.world.rules)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides how the worlds go on; tensors, numbers and names only."""

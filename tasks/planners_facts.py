@@ -1,0 +1,132 @@
+"""What would make a goal true: sets of facts about this room, the cheapest first, read from the goal's circuit.
+
+The circuit already says what a rule set makes of quantifiers and negations, so planners need no reading of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import NamedTuple
+
+from .atoms import (
+    FALSE,
+    NOT_HOLDING,
+    NUM_ATOMS,
+    TRUE,
+    closed,
+    holding,
+    on_top,
+    opened,
+    robot_at,
+    robot_at_obj,
+    robot_at_object,
+)
+from .entities import NUM_HANDLES, NUM_NAV_TARGETS, NUM_RECEPTACLES
+from .goals import AND, NAND, NOR, Circuit
+from .state import MAX_OBJECTS
+
+MOST = 24
+"""Sets of facts kept at every node of a circuit: the cheapest ones."""
+
+
+class Fact(NamedTuple):
+    """What an atom says: `first` and `second` are slots, receptacles, nav targets or handles, as `kind` has them."""
+
+    kind: str
+    first: int = -1
+    second: int = -1
+
+
+def _meanings() -> dict[int, Fact]:
+    known = {FALSE: Fact("false"), TRUE: Fact("true"), NOT_HOLDING: Fact("not_holding")}
+    for slot in range(MAX_OBJECTS):
+        known[holding(slot)] = Fact("holding", slot)
+        known[robot_at_object(slot)] = Fact("robot_at_object", slot)
+        known[robot_at_obj(slot)] = Fact("robot_at_obj", slot)
+        known |= {on_top(slot, r): Fact("on_top", slot, r) for r in range(NUM_RECEPTACLES)}
+    known |= {robot_at(t): Fact("robot_at", t) for t in range(NUM_NAV_TARGETS)}
+    for handle in range(NUM_HANDLES):
+        known[opened(handle)], known[closed(handle)] = Fact("opened", handle), Fact("closed", handle)
+    return known
+
+
+MEANING = _meanings()
+"""The fact each atom stands for."""
+
+Facts = Mapping[int, bool]
+"""Atoms and the truth they are to have, all together."""
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """One way to make a goal true."""
+
+    cost: float
+    facts: Facts
+
+
+def slots_of(circuit: Circuit) -> set[int]:
+    """Object slots that the goal itself (not its subgoals) speaks of."""
+    seen, todo, slots = {0}, [0], set()
+    while todo:
+        for source in circuit.sources[todo.pop()]:
+            node = source - NUM_ATOMS
+            if node >= 0 and node not in seen:
+                seen.add(node)
+                todo.append(node)
+            elif node < 0 and MEANING[source].kind in ("holding", "on_top", "robot_at_object", "robot_at_obj"):
+                slots.add(MEANING[source].first)
+    return slots
+
+
+def alternatives(circuit: Circuit, cost: Callable[[int, bool], float]) -> list[Alternative]:
+    """Ways to make the goal true, the cheapest first and at most `MOST` of them.
+
+    `cost(atom, truth)` says how far one fact is away; infinity for what cannot be."""
+    memory: dict[tuple[int, bool], list[Alternative]] = {}
+
+    def ways(source: int, wanted: bool) -> list[Alternative]:
+        if source < NUM_ATOMS:
+            price = cost(source, wanted)
+            return [] if price == float("inf") else [Alternative(price, {source: wanted})]
+        key = (source, wanted)
+        if key not in memory:
+            node = source - NUM_ATOMS
+            op, sources = circuit.ops[node], circuit.sources[node]
+            truth = wanted != (op in (NAND, NOR))  # of the AND or OR inside
+            parts = [ways(s, truth) for s in sources]
+            together = (op in (AND, NAND)) == truth
+            memory[key] = _all(parts) if together else _cheapest([way for part in parts for way in part])
+        return memory[key]
+
+    return ways(NUM_ATOMS, True)
+
+
+def _cheapest(ways: list[Alternative]) -> list[Alternative]:
+    return sorted(ways, key=lambda way: way.cost)[:MOST]
+
+
+def _all(parts: list[list[Alternative]]) -> list[Alternative]:
+    """Ways to have one of each part at once; those that contradict themselves are left out."""
+    if not all(parts):
+        return []
+    sure: dict[int, bool] = {}
+    price = 0.0
+    for part in parts:
+        if len(part) == 1:
+            if any(sure.get(atom, truth) != truth for atom, truth in part[0].facts.items()):
+                return []
+            price += part[0].cost if any(atom not in sure for atom in part[0].facts) else 0.0
+            sure |= part[0].facts
+    found = [Alternative(price, sure)]
+    for part in parts:
+        if len(part) > 1:
+            joined = [
+                Alternative(a.cost + b.cost, {**a.facts, **b.facts})
+                for a, b in product(found, part)
+                if all(a.facts.get(atom, truth) == truth for atom, truth in b.facts.items())
+            ]
+            found = _cheapest(joined)
+    return found

@@ -1,0 +1,302 @@
+"""From facts to actions: which objects to carry where, in which order, standing where."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from .actions import nav_to_handle, nav_to_receptacle, pick, place, set_handle
+from .entities import NUM_HANDLES, NUM_NAV_TARGETS, RECEPTACLES, TASK_RECEPTACLES
+from .planners_facts import MEANING, Facts
+from .planners_prospect import HERE, Prospect
+
+MAX_NODES = 60
+"""Orders of carrying things that are looked at, counted in steps of them; the nearest thing is tried first."""
+MAX_RELOCATIONS = 4
+_IN_THE_WAY = 10.0  # steps it is worth to put something down where it cannot be grabbed by mistake
+_CHAIR = 0
+
+
+class Step(NamedTuple):
+    """One action, and what is in the hand before it and after it (slots, -1: nothing)."""
+
+    action: int
+    held: int
+    then: int
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where a plan has come to."""
+
+    steps: tuple[Step, ...]
+    pose: int  # a nav target, or HERE
+    held: int
+    moved: dict[int, int]  # slot -> receptacle it was put on
+    turned: dict[int, bool]  # handle -> opened
+    left: int = 0  # wanted things that it does not do
+
+    def then(self, action: int, *, pose: int | None = None, held: int | None = None) -> Stage:
+        after = self.held if held is None else held
+        step = Step(action, self.held, after)
+        return replace(self, steps=(*self.steps, step), pose=self.pose if pose is None else pose, held=after)
+
+    def rank(self) -> tuple[int, int]:
+        """Smaller is better: what it leaves undone, then its length."""
+        return self.left, len(self.steps)
+
+
+class PlanSearch:
+    """Finds a short plan that makes all `facts` true at its end, or as many of them as can be had."""
+
+    def __init__(self, prospect: Prospect, facts: Facts, now: Iterable[int], natural: dict[int, int]):
+        """`now`: the atoms of `facts` that are as wanted; `natural`: the receptacle each slot lies on, -1: none."""
+        self.world, self.natural = prospect, natural
+        fulfilled = set(now)
+        self.target: dict[int, int] = {}  # slot -> receptacle it is wanted on
+        self.barred: dict[int, set[int]] = {}  # slot -> receptacles it must not be on
+        self.hold, self.jobs = -1, []  # type: int, list[int]
+        self.empty: bool | None = None  # whether the hand has to be empty in the end
+        self.pose_facts: list[tuple[str, int, bool]] = []
+        self.open: dict[int, bool] = {}
+        self.keep_closed: set[int] = set()  # handles
+        for atom, wanted in facts.items():
+            kind, first, second = MEANING[atom]
+            if kind == "on_top":
+                if wanted:
+                    self.target[first] = second
+                else:
+                    self.barred.setdefault(first, set()).add(second)
+                if atom not in fulfilled:
+                    self.jobs.append(first)
+            elif kind == "holding" and wanted:
+                self.hold = first
+            elif kind == "holding" and atom not in fulfilled:
+                self.empty = True
+            elif kind == "not_holding":
+                self.empty = wanted
+            elif kind.startswith("robot_at"):
+                self.pose_facts.append((kind, first, wanted))
+            elif kind in ("opened", "closed"):
+                if atom not in fulfilled:
+                    self.open[first] = (kind == "opened") == wanted
+                elif (kind == "opened") != wanted:
+                    self.keep_closed.add(first)
+
+    def run(self, held: int) -> Stage:
+        """The best plan found."""
+        self.nodes = 0
+        self.best: Stage | None = None
+        start = Stage((), HERE, held, {}, {})
+        jobs = tuple(dict.fromkeys(self.jobs))
+        if held >= 0 and (held in jobs or jobs or self.empty or self.hold not in (-1, held)):
+            put = self._put_down(start, held, jobs)
+            if put is None:
+                return replace(self._go(start, nav_to_receptacle(TASK_RECEPTACLES[0])), left=len(jobs) + 1)
+            start, jobs = put, tuple(s for s in jobs if s != held)
+        self._arrange(start, jobs, MAX_RELOCATIONS)
+        assert self.best is not None
+        return self.best
+
+    # -- carrying -----------------------------------------------------------------------------------------------------
+
+    def _arrange(self, stage: Stage, jobs: tuple[int, ...], spare: int) -> None:
+        """Tries the orders in which the objects `jobs` can be carried, that of the nearest first."""
+        self.nodes += 1
+        children = [(child, job) for job in jobs if (child := self._deliver(stage, job, jobs)) is not None]
+        if jobs and not children and spare:
+            self._clear_the_way(stage, jobs, spare)
+            return
+        if not children:
+            self._offer(self._finish(stage, len(jobs)))
+            return
+        for child, job in sorted(children, key=lambda c: len(c[0].steps)):
+            rest = tuple(j for j in jobs if j != job)
+            if self.best is not None:
+                if self.nodes > MAX_NODES or (0, len(child.steps) + 2 * len(rest)) >= self.best.rank():
+                    continue
+            self._arrange(child, rest, spare)
+
+    def _clear_the_way(self, stage: Stage, jobs: tuple[int, ...], spare: int) -> None:
+        """Nothing wanted can be grabbed: carries away what pick would take instead."""
+        tried: set[int] = set()
+        for job in jobs:
+            blocker, stand = self._blocker(stage, job)
+            if blocker < 0 or blocker in tried or (self.best is not None and self.nodes > MAX_NODES):
+                continue
+            tried.add(blocker)
+            child = self._deliver(stage, blocker, jobs, away_from=stand)
+            if child is not None:
+                back = blocker in self.target and child.moved[blocker] != self.target[blocker]
+                self._arrange(child, (*jobs, blocker) if back and blocker not in jobs else jobs, spare - 1)
+        self._offer(self._finish(stage, len(jobs)))
+
+    def _offer(self, stage: Stage) -> None:
+        if self.best is None or stage.rank() < self.best.rank():
+            self.best = stage
+
+    def _blocker(self, stage: Stage, slot: int) -> tuple[int, int]:
+        """What pick takes instead of an object where fewest such things lie, and that pose; -1, -1: out of reach."""
+        stage = self._unlocked(stage, slot) or stage
+        best = (99, -1, -1)
+        for pose in self._poses(stage, slot):
+            if self._in_reach(stage, pose, slot):
+                earlier = [s for s in self.world.alike(slot) if s < slot and self._in_reach(stage, pose, s)]
+                if earlier:
+                    best = min(best, (len(earlier), earlier[0], pose))
+        return best[1:]
+
+    def _deliver(self, stage: Stage, slot: int, jobs: tuple[int, ...], away_from: int = -1) -> Stage | None:
+        """Fetches an object and puts it where it is wanted (or, of a blocker, away from a pose); None: it cannot."""
+        stage_open = self._unlocked(stage, slot)
+        if stage_open is None:
+            return None
+        stage = stage_open
+        goals = self._goals(stage, slot, jobs, away_from)
+        best: tuple[float, int, int] | None = None  # cost, pose, receptacle
+        for pose in self._poses(stage, slot):
+            drive = pose != stage.pose
+            if best is not None and drive >= best[0]:
+                continue
+            if self._grabs(stage, pose, slot) == slot:
+                for extra, receptacle in goals:
+                    cost = drive + extra + (not self.world.at[pose][NUM_HANDLES + receptacle])
+                    if best is None or cost < best[0]:
+                        best = cost, pose, receptacle
+        if best is None:
+            return None
+        fetched = self._fetch(stage, slot, best[1])
+        return self._put(fetched, slot, best[2])
+
+    def _goals(self, stage: Stage, slot: int, jobs: tuple[int, ...], away_from: int) -> list[tuple[float, int]]:
+        """Receptacles that will do for an object, with the steps that each is worse than it seems."""
+        if slot in self.target and away_from < 0:
+            return [(0.0, self.target[slot])]
+        stands = [away_from] if away_from >= 0 else []
+        category = self.world.category.get(slot)
+        stands += [NUM_HANDLES + self.natural[j] for j in jobs
+                   if j != slot and self.world.category[j] == category and self.natural[j] >= 0]  # fmt: skip
+        allowed = [r for r in (*TASK_RECEPTACLES, _CHAIR) if r not in self.barred.get(slot, ())]
+        if away_from >= 0:
+            allowed = [r for r in allowed if not self.world.at[away_from][NUM_HANDLES + r]] or allowed
+        in_the_way = {r for r in allowed if any(self.world.at[stand][NUM_HANDLES + r] for stand in stands)}
+        return [(_IN_THE_WAY * (r in in_the_way), r) for r in allowed]
+
+    def _put_down(self, stage: Stage, slot: int, jobs: tuple[int, ...]) -> Stage | None:
+        """Puts down what the hand holds at the beginning."""
+        goals = self._goals(stage, slot, jobs, -1)
+        at = self.world.at[stage.pose]
+        _, receptacle = min(goals, key=lambda goal: goal[0] + (not at[NUM_HANDLES + goal[1]]))
+        return self._put(stage, slot, receptacle)
+
+    # -- single errands -----------------------------------------------------------------------------------------------
+
+    def _poses(self, stage: Stage, slot: int) -> list[int]:
+        """The present pose, then where one would stand for an object, then all others."""
+        on = stage.moved.get(slot, self.natural.get(slot, -1))
+        first = [stage.pose] + ([NUM_HANDLES + on] if on >= 0 else [])
+        return first + [t for t in range(NUM_NAV_TARGETS - 1, -1, -1) if t not in first]
+
+    def _in_reach(self, stage: Stage, pose: int, slot: int) -> bool:
+        if slot == stage.held:
+            return False
+        if slot in stage.moved:
+            on = stage.moved[slot]
+            return pose == NUM_HANDLES + on or self.world.spot[pose][on]
+        if self.world.shut[slot] and not stage.turned.get(RECEPTACLES[self.world.inside[slot]].joint):
+            return False
+        return self.world.reach[pose][self.world.column[slot]]
+
+    def _grabs(self, stage: Stage, pose: int, slot: int) -> int:
+        """What picking an object's category from a pose takes hold of, -1: nothing."""
+        return next((s for s in self.world.alike(slot) if self._in_reach(stage, pose, s)), -1)
+
+    def _unlocked(self, stage: Stage, slot: int) -> Stage | None:
+        """After opening what an object is shut away in."""
+        if slot in stage.moved or not self.world.shut.get(slot):
+            return stage
+        handle = RECEPTACLES[self.world.inside[slot]].joint
+        return stage if stage.turned.get(handle) else self._turn(stage, handle, True)
+
+    def _go(self, stage: Stage, pose: int) -> Stage:
+        return stage if pose == stage.pose else stage.then(pose, pose=pose)
+
+    def _go_to(self, stage: Stage, target: int) -> Stage | None:
+        """To a pose that is at a nav target: the present one, the target's own, or any."""
+        for pose in (stage.pose, target, *range(NUM_NAV_TARGETS)):
+            if self.world.at[pose][target]:
+                return self._go(stage, pose)
+        return None
+
+    def _turn(self, stage: Stage, handle: int, opened: bool) -> Stage | None:
+        there = self._go_to(stage, nav_to_handle(handle))
+        if there is None:
+            return None
+        return replace(there.then(set_handle(handle, opened)), turned={**stage.turned, handle: opened})
+
+    def _fetch(self, stage: Stage, slot: int, pose: int) -> Stage:
+        return self._go(stage, pose).then(pick(self.world.category[slot]), held=slot)
+
+    def _put(self, stage: Stage, slot: int, receptacle: int) -> Stage | None:
+        handle = self.world.place_needs(receptacle)
+        if handle >= 0 and not stage.turned.get(handle):
+            opened = self._turn(stage, handle, True)
+            if opened is None:
+                return None
+            stage = opened
+        there = self._go_to(stage, nav_to_receptacle(receptacle))
+        if there is None:
+            return None
+        return replace(there.then(place(receptacle), held=-1), moved={**stage.moved, slot: receptacle})
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    def _finish(self, stage: Stage, left: int) -> Stage:
+        """What the goal wants of the hand, of handles and of where the robot stands, after `left` things undone."""
+        if self.hold >= 0 and stage.held != self.hold:
+            stage, left = self._take(stage, [self.hold], left)
+        elif self.empty is False and self.hold < 0 and stage.held < 0:
+            stage, left = self._take(stage, self.world.slots, left)
+        for handle, opened in self.open.items():
+            turned = self._turn(stage, handle, opened)
+            stage, left = (stage, left + 1) if turned is None else (turned, left)
+        for handle, opened in stage.turned.items():
+            if opened and handle in self.keep_closed and handle not in self.open:
+                stage = self._turn(stage, handle, False) or stage
+        if self.pose_facts:
+            stand = next((p for p in self._stands(stage) if self._stands_right(stage, p)), None)
+            stage, left = (stage, left + 1) if stand is None else (self._go(stage, stand), left)
+        if not stage.steps:  # all is as wanted: the goal is judged anew after a step that changes nothing
+            stands = (p for p in self._stands(stage)[1:] if self._stands_right(stage, p))
+            stage = self._go(stage, next(stands, nav_to_receptacle(TASK_RECEPTACLES[0])))
+        return replace(stage, left=left)
+
+    def _take(self, stage: Stage, slots: Iterable[int], left: int) -> tuple[Stage, int]:
+        """Picks up the first of some objects that can be had."""
+        for slot in slots:
+            opened = self._unlocked(stage, slot) or stage
+            for pose in self._poses(opened, slot):
+                if self._grabs(opened, pose, slot) == slot:
+                    return self._fetch(opened, slot, pose), left
+        return stage, left + 1
+
+    def _stands(self, stage: Stage) -> list[int]:
+        own = [first for kind, first, wanted in self.pose_facts if kind == "robot_at" and wanted]
+        own += [NUM_HANDLES + on for kind, slot, wanted in self.pose_facts if kind != "robot_at" and wanted
+                and (on := stage.moved.get(slot, self.natural.get(slot, -1))) >= 0]  # fmt: skip
+        return [stage.pose, *own, *range(NUM_NAV_TARGETS - 1, -1, -1)]
+
+    def _stands_right(self, stage: Stage, pose: int) -> bool:
+        return all(self._is_at(stage, pose, kind, first) == wanted for kind, first, wanted in self.pose_facts)
+
+    def _is_at(self, stage: Stage, pose: int, kind: str, first: int) -> bool:
+        if kind == "robot_at":
+            return self.world.at[pose][first]
+        if first == stage.held:
+            return True
+        if first in stage.moved:
+            return pose == NUM_HANDLES + stage.moved[first] or self.world.spot[pose][stage.moved[first]]
+        table = self.world.near if kind == "robot_at_object" else self.world.reach
+        return table[pose][self.world.column[first]]
+
