@@ -29,7 +29,7 @@ from .assets import LayoutTables, Material, Mesh
 from .model import BACKGROUND_RGBA, RenderModel, build_model
 
 _BOUNDS_MARGIN_M = 1e-4  # flat meshes get a box of some thickness
-_CPU_FLAGS = "-menable-no-nans -fno-signed-zeros"
+_CPU_FLAGS = "-menable-no-nans -fno-signed-zeros -Wno-nan-infinity-disabled"
 _EMPTY_Z_M = -30.0  # unused slots lie here, below every floor
 
 
@@ -70,7 +70,7 @@ class BatchRenderer:
         start_warp()
         self._allocate(layouts)
         with self._warp_scope():
-            self._shards = self._make_shards(num_threads)
+            self._shards = self._make_shards(num_threads, layouts.two_sided)
         self._pool = ThreadPoolExecutor(len(self._shards), "render") if len(self._shards) > 1 else None
 
     # -- what worlds look like ------------------------------------------------------------------------------------
@@ -182,7 +182,7 @@ class BatchRenderer:
         self._packed = zeros(n, self.size * self.size, dtype=torch.int32)
         self._seen = zeros(n, self.size * self.size if self._segmentation else 1, 2, dtype=torch.int32)
 
-    def _make_shards(self, num_threads: int | None) -> list[_Shard]:
+    def _make_shards(self, num_threads: int | None, two_sided: bool) -> list[_Shard]:
         count = 1 if self.device.type != "cpu" else min(num_threads or _cores(), self.num_worlds)
         model = mujoco_warp.put_model(self.model.mujoco)
         context = mujoco_warp.create_render_context(
@@ -194,6 +194,7 @@ class BatchRenderer:
             render_depth=False,
             render_seg=self._segmentation,
             background_color=BACKGROUND_RGBA,
+            enable_backface_culling=not two_sided,
             enable_vertex_normals=self._camera != "head",  # smooth shading costs 5 % and shows only in larger pictures
             enable_specular=False,
             enable_emission=False,
