@@ -14,7 +14,7 @@ from llarp.tasks.entities import CATEGORIES, FRIDGE, NUM_TRAIN_CATEGORIES, RECEP
 from llarp.tasks.episodes import EpisodeSet
 from llarp.tasks.generator import SPLITS, GeneratorError, generate
 from llarp.tasks.goals import evaluate
-from llarp.tasks.instructions import INSTRUCTION_TYPES, wording_ids
+from llarp.tasks.instructions import TRAINING_TYPES, wording_ids
 from llarp.tasks.rules import inside_box
 from llarp.tasks.state import WorldState
 
@@ -38,7 +38,7 @@ def test_shares_are_exact(sets):
         for kind, share in spec.shares.items():
             assert abs(found[kind] - share * COUNT) < 1
         assert sets[split].episode_id.tolist() == list(range(COUNT))
-    assert set(SPLITS["train"].shares) == set(INSTRUCTION_TYPES)
+    assert set(SPLITS["train"].shares) == set(TRAINING_TYPES)
 
 
 def test_scenes_models_and_wordings_are_those_of_the_split(sets):
