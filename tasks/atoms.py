@@ -10,18 +10,29 @@ import re
 import torch
 from torch import Tensor
 
-from .entities import FRIDGE_HANDLE, HANDLE_INDEX, NUM_HANDLES, NUM_NAV_TARGETS, NUM_RECEPTACLES, RECEPTACLE_INDEX
+from .entities import (
+    FRIDGE_HANDLE,
+    HANDLE_INDEX,
+    NUM_HANDLES,
+    NUM_NAV_TARGETS,
+    NUM_RECEPTACLES,
+    RECEPTACLE_INDEX,
+    RECEPTACLES,
+)
 from .rules import (
     PICK_ANGLE_RAD,
     PICK_REACH_M,
     ROBOT_AT_ANGLE_RAD,
     ROBOT_AT_REACH_M,
     TaskError,
-    check_rules,
+    in_container,
+    inside_aligned,
     inside_box,
     is_closed,
     is_opened,
+    is_published,
     polar,
+    receptacle_center,
     target_xy,
     within,
 )
@@ -35,7 +46,11 @@ _ROBOT_AT_OBJECT = _ROBOT_AT + NUM_NAV_TARGETS
 _ROBOT_AT_OBJ = _ROBOT_AT_OBJECT + MAX_OBJECTS
 _OPENED = _ROBOT_AT_OBJ + MAX_OBJECTS
 _CLOSED = _OPENED + NUM_HANDLES
-NUM_ATOMS = _CLOSED + NUM_HANDLES
+_INSIDE = _CLOSED + NUM_HANDLES
+NUM_ATOMS = _INSIDE + MAX_OBJECTS * NUM_HANDLES
+
+_HOLLOWS = tuple((r.joint, i) for i, r in enumerate(RECEPTACLES) if r.joint >= 0)
+"""Handles with the receptacles that their joints move or shut."""
 
 
 def not_holding() -> int:
@@ -49,7 +64,8 @@ def holding(slot: int) -> int:
 
 
 def on_top(slot: int, receptacle: int) -> int:
-    """The object's origin lies in the receptacle's box (which moves with its drawer), and it is not held."""
+    """The object's origin lies in the receptacle's box; in clean rules that box moves with its drawer, and an object in
+    the hand is on nothing."""
     return _ON_TOP + slot * NUM_RECEPTACLES + receptacle
 
 
@@ -78,14 +94,28 @@ def closed(handle: int) -> int:
     return _CLOSED + handle
 
 
+def inside(slot: int, handle: int) -> int:
+    """`in` a drawer or the fridge, named by its handle: its receptacle in clean rules, in published ones any part."""
+    return _INSIDE + slot * NUM_HANDLES + handle
+
+
 def truth(state: WorldState, rules: str = "clean") -> Tensor:
     """The truth of every atom in every world, bool (N, NUM_ATOMS). Atoms of empty slots are false."""
-    check_rules(rules)
+    published = is_published(rules)
     present = state.object_category >= 0
     holding = torch.arange(MAX_OBJECTS, device=state.held.device) == state.held[:, None]
-    box = (state.receptacle_center_now(), state.receptacle_half, state.receptacle_yaw)
-    on_top = inside_box(state.object_position, *box) & (present & ~holding)[..., None]
-    distance, ahead = polar(state.robot, torch.cat([target_xy(state), state.object_position[..., :2]], dim=1))
+    center = receptacle_center(state, rules)
+    if published:
+        on_top = inside_aligned(state.object_position, center, state.receptacle_span) & present[..., None]
+        inside = in_container(state)
+    else:
+        box = (center, state.receptacle_half, state.receptacle_yaw)
+        on_top = inside_box(state.object_position, *box) & (present & ~holding)[..., None]
+        inside = on_top.new_zeros(*present.shape, NUM_HANDLES)
+        for handle, receptacle in _HOLLOWS:
+            inside[..., handle] = on_top[..., receptacle]
+    targets = target_xy(state, rules)
+    distance, ahead = polar(state.robot, torch.cat([targets, state.object_position[..., :2]], dim=1))
     robot_at = within(distance, ahead, ROBOT_AT_REACH_M, ROBOT_AT_ANGLE_RAD)
     objects = slice(NUM_NAV_TARGETS, None)
     robot_at[:, objects] &= present
@@ -93,7 +123,8 @@ def truth(state: WorldState, rules: str = "clean") -> Tensor:
     hand_empty = (state.held < 0)[:, None]
     never = torch.zeros_like(hand_empty)
     joints = [is_opened(state.joint), is_closed(state.joint)]
-    return torch.cat([never, ~never, hand_empty, holding, on_top.flatten(1), robot_at, robot_at_obj, *joints], dim=1)
+    facts = [never, ~never, hand_empty, holding, on_top.flatten(1), robot_at, robot_at_obj, *joints, inside.flatten(1)]
+    return torch.cat(facts, dim=1)
 
 
 # -- predicates as text ------------------------------------------------------------------------------------------------
@@ -104,7 +135,8 @@ Entity = tuple[str, int]
 _OBJECT, _RECEPTACLE, _HANDLE = ("object",), ("receptacle",), ("handle",)
 _ARGUMENTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "on_top": (_OBJECT, _RECEPTACLE),
-    "in": (_OBJECT, _RECEPTACLE),
+    "in": (_OBJECT, _RECEPTACLE + _HANDLE),
+    "at": (_OBJECT, _RECEPTACLE + _HANDLE),
     "holding": (_OBJECT,),
     "not_holding": (),
     "robot_at": (_OBJECT + _RECEPTACLE + _HANDLE,),
@@ -148,8 +180,9 @@ def atom_index(name: str, entities: tuple[Entity, ...]) -> int:
     if name == "not_holding":
         return not_holding()
     kind, first = entities[0]
-    if name in ("on_top", "in"):
-        return on_top(first, entities[1][1])
+    if name in ("on_top", "in", "at"):
+        where, which = entities[1]
+        return inside(first, which) if where == "handle" else on_top(first, which)
     if name == "holding":
         return holding(first)
     if name == "robot_at_obj":

@@ -142,7 +142,8 @@ class EpisodeSet:
         drawn = torch.cat([free[torch.arange(len(scene), device=device), spot], (u[:, 1:] * 2 - 1) * math.pi], dim=1)
         empty = model < 0
         furniture = ("receptacle_center", "receptacle_half", "receptacle_yaw", "receptacle_slide", "surface_z",
-                     "handle_position", "nav_pose", "receptacle_span")
+                     "handle_position", "nav_pose", "receptacle_span", "container_center", "container_half",
+                     "container_slide")
         return WorldState(
             scene=scene,
             robot=torch.where(arrays["start_pose"].isnan(), drawn, arrays["start_pose"]),

@@ -6,9 +6,11 @@ An expression is written as in the published episode files:
      "sub_exprs": ["on_top(X, black table)", "not_holding()"]}
 
 `expr_type` AND, OR, NAND or NOR; `quantifier` EXISTS, FORALL or absent; a variable's type is an object category or
-"receptacle". The variables of one quantifier never stand for the same thing. A negation (NAND, NOR) applies to the
-whole quantified statement: NAND with EXISTS means "there is no X such that all of these hold". Over an empty domain
-EXISTS is false and FORALL true.
+"receptacle". The variables of one quantifier never stand for the same thing. Over an empty domain EXISTS is false and
+FORALL true. A negation (NAND, NOR) with a quantifier means
+- in clean rules the contrary of the whole statement: NAND with EXISTS is "there is no X such that all of these hold";
+- in published rules, as the original expands it, a negation under the quantifier: NAND with EXISTS is "there is some X
+  such that not all of these hold".
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from torch import Tensor
 
 from .atoms import NUM_ATOMS, Entity, atom_index, fixed_entity, split_predicate
 from .entities import CATEGORY_INDEX, NUM_RECEPTACLES
-from .rules import TaskError, check_rules
+from .rules import TaskError, is_published
 
 MAX_SUBGOALS = 12
 MAX_NODES, MAX_EDGES, MAX_DEPTH = 4096, 16384, 100
@@ -137,7 +139,8 @@ class Circuit:
 
 
 class _Builder:
-    def __init__(self, num_fixed: int, object_category: np.ndarray, objects: Mapping[str, Entity]):
+    def __init__(self, num_fixed: int, object_category: np.ndarray, objects: Mapping[str, Entity], negate_whole: bool):
+        self.negate_whole = negate_whole  # a negation with a quantifier applies to the whole statement
         self.ops: list[int] = [AND] * num_fixed
         self.sources: list[tuple[int, ...]] = [()] * num_fixed
         self.depths = [1] * num_fixed
@@ -180,10 +183,9 @@ class _Builder:
         op = _OPS[expression.op]
         if expression.quantifier is None:
             return op, [self.term(t, bound) for t in expression.terms]
-        inner = op if op in (AND, OR) else {NAND: AND, NOR: OR}[op]
-        outer = OR if expression.quantifier == "EXISTS" else AND
-        if op != inner:  # the negation goes outside the quantifier
-            outer = {OR: NOR, AND: NAND}[outer]
+        inner, outer = op, OR if expression.quantifier == "EXISTS" else AND
+        if op in (NAND, NOR) and self.negate_whole:  # the negation goes outside the quantifier
+            inner, outer = {NAND: AND, NOR: OR}[op], {OR: NOR, AND: NAND}[outer]
         names = [v.name for v in expression.variables]
         cases: list[int] = []
         for values in product(*(domain(v, self.object_category) for v in expression.variables)):
@@ -206,12 +208,12 @@ def ground(
     `object_category` (M,) gives each slot's category, -1 where empty; `object_names` the names predicates use for the
     objects of the slots (default: `slot_name`). Raises TaskError for unknown names, more than 12 subgoals, or a goal
     too large."""
-    check_rules(rules)
+    published = is_published(rules)
     if len(subgoals) > MAX_SUBGOALS:
         raise TaskError(f"{len(subgoals)} subgoals; at most {MAX_SUBGOALS} are possible")
     names = [slot_name(i) for i in range(len(object_category))] if object_names is None else object_names
     objects: dict[str, Entity] = {n: ("object", i) for i, n in enumerate(names) if object_category[i] >= 0}
-    builder = _Builder(1 + len(subgoals), object_category, objects)
+    builder = _Builder(1 + len(subgoals), object_category, objects, negate_whole=not published)
     builder.set(0, *builder.expand(expression, {}))
     if builder.depths[0] > MAX_DEPTH:
         raise TaskError(f"the goal is nested {builder.depths[0]} deep; at most {MAX_DEPTH} is possible")

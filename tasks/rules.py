@@ -1,7 +1,7 @@
-"""What the rule sets share: limits of reach, geometry, and when furniture is shut.
+"""What the rule sets are made of: limits of reach, geometry, and when furniture is shut.
 
-`clean` is our own rule set: fresh truth values, true boxes, shut means shut. `published`, which imitates the original's
-quirks for comparison with published numbers, will fill the same tables; it is not part of this version.
+`clean` is our own rule set: fresh truth values, true boxes, shut means shut. `published` imitates the original
+with its quirks, for comparison with published numbers. Both fill the same tables; docs/rules.md lists what differs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 from .entities import JOINT_CLOSED_BELOW, JOINT_OPEN_ABOVE, JOINT_OPEN_TO, RECEPTACLES
 from .state import GRIPPER_IN_BASE, WorldState
 
-RULES = ("clean",)
+RULES = ("clean", "published")
 
 ROBOT_AT_REACH_M, ROBOT_AT_ANGLE_RAD = 2.0, 1.57
 """The robot is "at" a place, handle or object that is no farther (planar) and no more off its heading than this."""
@@ -28,9 +28,15 @@ class TaskError(ValueError):
 
 
 def check_rules(rules: str) -> None:
-    """Raises TaskError unless `rules` is a rule set of this version."""
+    """Raises TaskError unless `rules` is a rule set."""
     if rules not in RULES:
-        raise TaskError(f"rules={rules!r} is not available; use rules={RULES[0]!r}")
+        raise TaskError(f"rules={rules!r} is no rule set; use {' or '.join(RULES)}")
+
+
+def is_published(rules: str) -> bool:
+    """True for the original's quirks, False for `clean`. Raises TaskError for anything else."""
+    check_rules(rules)
+    return rules == "published"
 
 
 def polar(pose: Tensor, xy: Tensor) -> tuple[Tensor, Tensor]:
@@ -50,9 +56,14 @@ def can_pick_from(pose: Tensor, xy: Tensor) -> Tensor:
     return within(*polar(pose, xy), PICK_REACH_M, PICK_ANGLE_RAD)
 
 
-def target_xy(state: WorldState) -> Tensor:
-    """Where the 16 nav targets are, (N, 16, 2): handles as if their joints were at 0, receptacles where they are."""
-    return torch.cat([state.handle_position[..., :2], state.receptacle_center_now()[..., :2]], dim=1)
+def receptacle_center(state: WorldState, rules: str) -> Tensor:
+    """Centres of the receptacles' boxes, (N, 11, 3). In published rules they stay where they are with joints at 0."""
+    return state.receptacle_center if is_published(rules) else state.receptacle_center_now()
+
+
+def target_xy(state: WorldState, rules: str) -> Tensor:
+    """Where the 16 nav targets are, (N, 16, 2): handles as if their joints were at 0, then receptacles."""
+    return torch.cat([state.handle_position[..., :2], receptacle_center(state, rules)[..., :2]], dim=1)
 
 
 def inside_box(point: Tensor, center: Tensor, half: Tensor, yaw: Tensor) -> Tensor:
@@ -63,6 +74,18 @@ def inside_box(point: Tensor, center: Tensor, half: Tensor, yaw: Tensor) -> Tens
     # in place where it can be: with thousands of worlds, fresh memory costs more than the arithmetic
     along, across = (dx * cos).add_(dy * sin).abs_(), dy.mul_(cos).sub_(dx.mul_(sin)).abs_()
     return (along <= hx).logical_and_(across <= hy).logical_and_(dz.abs_() <= hz)
+
+
+def inside_aligned(point: Tensor, center: Tensor, half: Tensor) -> Tensor:
+    """True where points (N, P, 3) lie in boxes along the axes: `center`, `half` (N, B, 3); (N, P, B)."""
+    away = (point[:, :, None] - center[:, None]).abs_()
+    return (away <= half[:, None]).all(-1)
+
+
+def in_container(state: WorldState) -> Tensor:
+    """Published `in`: objects whose origin is in the box around a drawer (where it is now) or the fridge, (N, M, 5)."""
+    boxes = state.container_center_now(), state.container_half
+    return inside_aligned(state.object_position, *boxes) & (state.object_category >= 0)[..., None]
 
 
 @lru_cache(maxsize=8)

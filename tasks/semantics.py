@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from . import atoms
 from .actions import (
     CLOSE_DRAWER_BASE,
     CLOSE_FRIDGE,
@@ -22,10 +23,11 @@ from .rules import (
     ROBOT_AT_ANGLE_RAD,
     ROBOT_AT_REACH_M,
     can_pick_from,
-    check_rules,
     gripper_position,
+    in_container,
     is_closed,
     is_opened,
+    is_published,
     is_shut,
     joint_of,
     open_to,
@@ -33,7 +35,7 @@ from .rules import (
     target_xy,
     within,
 )
-from .state import WorldState
+from .state import MAX_OBJECTS, WorldState
 
 _CANDIDATES = 16
 NUM_DRAWS = 2 * _CANDIDATES + 1
@@ -45,18 +47,22 @@ PLACE_GAP_M = 0.12
 
 
 def pickable(state: WorldState, rules: str = "clean") -> Tensor:
-    """Objects an empty hand could pick up from where the robot stands: near enough, not shut away; bool (N, M)."""
-    check_rules(rules)
+    """Objects an empty hand could pick up from where the robot stands: near enough, not shut away; bool (N, M).
+
+    In published rules only closed drawers shut things away, those of which some part lies around the object."""
+    if is_published(rules):
+        drawers = slice(0, FRIDGE_HANDLE)
+        shut_away = (in_container(state)[..., drawers] & is_closed(state.joint)[:, None, drawers]).any(-1)
+    else:
+        shut_away = is_shut(state.joint).gather(1, state.object_inside.clamp(min=0)) & (state.object_inside >= 0)
     near = can_pick_from(state.robot, state.object_position[..., :2])
-    shut_away = is_shut(state.joint).gather(1, state.object_inside.clamp(min=0)) & (state.object_inside >= 0)
     return near & ~shut_away & (state.object_category >= 0)
 
 
 def valid_actions(state: WorldState, rules: str = "clean") -> Tensor:
     """Which skills' preconditions hold, bool (N, 70)."""
-    check_rules(rules)
     empty = (state.held < 0)[:, None]
-    robot_at = within(*polar(state.robot, target_xy(state)), ROBOT_AT_REACH_M, ROBOT_AT_ANGLE_RAD)
+    robot_at = within(*polar(state.robot, target_xy(state, rules)), ROBOT_AT_REACH_M, ROBOT_AT_ANGLE_RAD)
     at_handle, at_receptacle = robot_at[:, :NUM_HANDLES], robot_at[:, NUM_HANDLES:]
     valid = torch.zeros(state.num_worlds, NUM_ACTIONS, dtype=torch.bool, device=state.held.device)
     valid[:, NAV_BASE:PICK_BASE] = True
@@ -64,7 +70,8 @@ def valid_actions(state: WorldState, rules: str = "clean") -> Tensor:
     category = torch.where(pickable(state, rules) & empty, state.object_category, len(CATEGORIES))
     picks = valid.new_zeros(state.num_worlds, len(CATEGORIES) + 1).scatter_(1, category, True)
     valid[:, PICK_BASE:PLACE_BASE] = picks[:, :-1]
-    valid[:, PLACE_BASE:OPEN_FRIDGE] = at_receptacle & ~empty & ~is_shut(state.joint)
+    can_place = at_receptacle & ~empty
+    valid[:, PLACE_BASE:OPEN_FRIDGE] = can_place if is_published(rules) else can_place & ~is_shut(state.joint)
     can_open, can_close = at_handle & is_closed(state.joint), at_handle & is_opened(state.joint)
     valid[:, OPEN_FRIDGE] = can_open[:, FRIDGE_HANDLE]
     valid[:, CLOSE_FRIDGE] = can_close[:, FRIDGE_HANDLE]
@@ -73,23 +80,51 @@ def valid_actions(state: WorldState, rules: str = "clean") -> Tensor:
     return valid
 
 
+def read_atoms(state: WorldState, action: Tensor, rules: str = "clean") -> Tensor | None:
+    """Atoms whose truth from before a skill `action` (N,) still counts when its step is judged, bool (N, NUM_ATOMS).
+
+    The original keeps truth values for the length of a step, so what the precondition read stays as it was. Listed here
+    is what a skill both reads and can change: `not_holding` and, in drawers, `in` for a pick; `holding` for a place;
+    opened or closed and the drawer's contents for its handle. Invalid skills change nothing, so that their rows do not
+    matter. None: no atom at all (clean rules)."""
+    if not is_published(rules):
+        return None
+    read = torch.zeros(state.num_worlds, atoms.NUM_ATOMS, dtype=torch.bool, device=action.device)
+    picks = (action >= PICK_BASE) & (action < PLACE_BASE)
+    places = (action >= PLACE_BASE) & (action < OPEN_FRIDGE)
+    handle, opens = _handle(action)
+    read[:, atoms.not_holding()] = picks
+    read[:, atoms.holding(0) : atoms.holding(MAX_OBJECTS)] = places[:, None]
+    each = torch.arange(NUM_HANDLES, device=action.device)
+    moves = (each == handle[:, None]) & (action >= OPEN_FRIDGE)[:, None]
+    read[:, atoms.closed(0) : atoms.closed(NUM_HANDLES)] = moves & opens[:, None]
+    read[:, atoms.opened(0) : atoms.opened(NUM_HANDLES)] = moves & ~opens[:, None]
+    contents = moves | (picks[:, None] & (each < FRIDGE_HANDLE))
+    read[:, atoms.inside(0, 0) : atoms.inside(MAX_OBJECTS, 0)] = contents.repeat(1, MAX_OBJECTS)
+    return read
+
+
 def apply(state: WorldState, action: Tensor, draws: Tensor, half_size: Tensor, rules: str = "clean") -> Tensor:
     """Takes one skill in every world, in place; returns where it was invalid (nothing changed there), bool (N,).
 
     `action` int64 (N,); `draws` (N, NUM_DRAWS) uniform in [0, 1), used only where something is put down; `half_size`
     (K, 3) of the object catalogue."""
     valid = valid_actions(state, rules).gather(1, action[:, None])[:, 0]
-    for first, last, take in (
-        (NAV_BASE, PICK_BASE, _nav),
-        (PICK_BASE, PLACE_BASE, _pick),
-        (OPEN_FRIDGE, NUM_ACTIONS, _set_joint),
-    ):
-        rows = (valid & (action >= first) & (action < last)).nonzero()[:, 0]
-        if len(rows):
-            take(state, rows, action[rows] - first)
-    rows = (valid & (action >= PLACE_BASE) & (action < OPEN_FRIDGE)).nonzero()[:, 0]
-    if len(rows):
-        _place(state, rows, action[rows] - PLACE_BASE, draws[rows], half_size)
+
+    def taken(first: int, last: int) -> Tensor:
+        return (valid & (action >= first) & (action < last)).nonzero()[:, 0]
+
+    if len(rows := taken(NAV_BASE, PICK_BASE)):
+        _nav(state, rows, action[rows] - NAV_BASE)
+    if len(rows := taken(PICK_BASE, PLACE_BASE)):
+        _pick(state, rows, action[rows] - PICK_BASE, rules)
+    if len(rows := taken(PLACE_BASE, OPEN_FRIDGE)):
+        if is_published(rules):
+            _place_anywhere(state, rows, action[rows] - PLACE_BASE, draws[rows])
+        else:
+            _place(state, rows, action[rows] - PLACE_BASE, draws[rows], half_size)
+    if len(rows := taken(OPEN_FRIDGE, NUM_ACTIONS)):
+        _set_joint(state, rows, *_handle(action[rows]), rules)
     return ~valid
 
 
@@ -110,28 +145,47 @@ def _nav(state: WorldState, rows: Tensor, target: Tensor) -> None:
     _carry(state, rows[state.held[rows] >= 0])
 
 
-def _pick(state: WorldState, rows: Tensor, category: Tensor) -> None:
+def _pick(state: WorldState, rows: Tensor, category: Tensor, rules: str) -> None:
     here = state.rows(rows)
-    fits = pickable(here) & (here.object_category == category[:, None])
+    fits = pickable(here, rules) & (here.object_category == category[:, None])
     slot = fits.int().argmax(1)  # the first one
     state.held[rows] = slot
     state.object_inside[rows, slot] = -1
     _carry(state, rows)
 
 
-def _set_joint(state: WorldState, rows: Tensor, which: Tensor) -> None:
-    """`which` counts from OPEN_FRIDGE: open fridge, close fridge, open 4 drawers, close 4 drawers."""
-    drawers = OPEN_DRAWER_BASE - OPEN_FRIDGE
-    handle = torch.where(which < drawers, FRIDGE_HANDLE, (which - drawers) % FRIDGE_HANDLE)
-    opens = (which == 0) | ((which >= drawers) & (which < drawers + FRIDGE_HANDLE))
+def _handle(action: Tensor) -> tuple[Tensor, Tensor]:
+    """Handle and direction (True: opens) of the skills from OPEN_FRIDGE on, each (N,); of others nothing sensible."""
+    opens = (action == OPEN_FRIDGE) | ((action >= OPEN_DRAWER_BASE) & (action < CLOSE_DRAWER_BASE))
+    handle = torch.where(action < OPEN_DRAWER_BASE, FRIDGE_HANDLE, (action - OPEN_DRAWER_BASE) % FRIDGE_HANDLE)
+    return handle, opens
+
+
+def _set_joint(state: WorldState, rows: Tensor, handle: Tensor, opens: Tensor, rules: str) -> None:
+    here = state.rows(rows)
+    each = torch.arange(len(rows), device=rows.device)
     target = torch.where(opens, open_to(handle.device)[handle], 0.0)
-    moved = target - state.joint[rows, handle]
+    moved = (target - here.joint[each, handle])[:, None, None]
+    if is_published(rules):  # what lies in the drawer by now, however it came there
+        goes_along = in_container(here)[each, :, handle]
+        shift = here.container_slide[each, handle, None] * moved
+    else:
+        container = here.object_inside.clamp(min=0)
+        goes_along = (here.object_inside >= 0) & (joint_of(handle.device)[container] == handle[:, None])
+        shift = here.receptacle_slide.gather(1, container[..., None].expand(-1, -1, 3)) * moved
     state.joint[rows, handle] = target
-    inside = state.object_inside[rows]
-    container = inside.clamp(min=0)
-    goes_along = (inside >= 0) & (joint_of(handle.device)[container] == handle[:, None])
-    shift = state.receptacle_slide[rows].gather(1, container[..., None].expand(-1, -1, 3)) * moved[:, None, None]
     state.object_position[rows] += torch.where(goes_along[..., None], shift, 0.0)
+
+
+def _place_anywhere(state: WorldState, rows: Tensor, receptacle: Tensor, draws: Tensor) -> None:
+    """The published way: a point of the receptacle's box, shrunk, its height included, whatever else is there."""
+    each = torch.arange(len(rows), device=rows.device)
+    slot = state.held[rows]
+    center, span = (x[rows][each, receptacle] for x in (state.receptacle_center, state.receptacle_span))
+    state.object_position[rows, slot] = center + (draws[:, :3] * 2 - 1) * PLACE_SHRINK * span
+    state.object_yaw[rows, slot] = 0.0
+    state.object_inside[rows, slot] = torch.where(joint_of(rows.device)[receptacle] >= 0, receptacle, -1)
+    state.held[rows] = -1
 
 
 def _place(state: WorldState, rows: Tensor, receptacle: Tensor, draws: Tensor, half_size: Tensor) -> None:

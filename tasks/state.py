@@ -7,12 +7,18 @@ Letters in shapes: L scenes, K object models, N worlds, M object slots a world.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from .entities import NUM_HANDLES, RECEPTACLES
+
 MAX_OBJECTS = 56
 """Object slots in a world (about 35 as a rule, 52 in "all of them" tasks)."""
+
+NOT_GIVEN = torch.empty(0)
+"""Default of the boxes that are worked out from others."""
 
 
 class _TensorRecord:
@@ -40,8 +46,36 @@ def two_corner_half(half: Tensor, yaw: Tensor) -> Tensor:
     return torch.stack([cos * x + sin * y, sin * x - cos * y, z], dim=-1).abs()
 
 
+def _containers(center: Tensor, half: Tensor, yaw: Tensor, slide: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Containers of furniture whose hollows are its receptacles: see `SceneSet.container_center`, `_half`, `_slide`.
+
+    A handle without a receptacle has an empty container (half sizes below 0)."""
+    shape = (*center.shape[:-2], NUM_HANDLES, 3)
+    middle, extent, moved = center.new_zeros(shape), center.new_full(shape, -1.0), center.new_zeros(shape)
+    for i, r in enumerate(RECEPTACLES):
+        if r.joint >= 0:
+            cos, sin = yaw[..., i].cos().abs(), yaw[..., i].sin().abs()
+            x, y, z = half[..., i, :].unbind(-1)
+            middle[..., r.joint, :] = center[..., i, :]
+            extent[..., r.joint, :] = torch.stack([cos * x + sin * y, sin * x + cos * y, z], dim=-1)
+            moved[..., r.joint, :] = slide[..., i, :]
+    return middle, extent, moved
+
+
+class _Furnished(_TensorRecord):
+    """Boxes that follow from others where they are not given."""
+
+    def __post_init__(self) -> None:
+        me: Any = self
+        if me.receptacle_span is NOT_GIVEN:
+            me.receptacle_span = two_corner_half(me.receptacle_half, me.receptacle_yaw)
+        if me.container_center is NOT_GIVEN:
+            boxes = _containers(me.receptacle_center, me.receptacle_half, me.receptacle_yaw, me.receptacle_slide)
+            me.container_center, me.container_half, me.container_slide = boxes
+
+
 @dataclass
-class SceneSet(_TensorRecord):
+class SceneSet(_Furnished):
     """What the task needs to know of L furnished scenes; the simulator keeps what they look like."""
 
     names: list[str]  # unique, L of them
@@ -54,11 +88,11 @@ class SceneSet(_TensorRecord):
     handle_position: Tensor  # (L, 5, 3)
     nav_pose: Tensor  # (L, 16, 3) x, y, yaw after nav to each target (handles first)
     free_xy: Tensor  # (L, F, 2) collision-free robot base positions
-    receptacle_span: Tensor | None = None  # (L, 11, 3) see `two_corner_half`, which is used where it is not given
-
-    def __post_init__(self) -> None:
-        if self.receptacle_span is None:
-            self.receptacle_span = two_corner_half(self.receptacle_half, self.receptacle_yaw)
+    # What published rules use besides; worked out from the rest where not given:
+    receptacle_span: Tensor = NOT_GIVEN  # (L, 11, 3) half sizes, see `two_corner_half`
+    container_center: Tensor = NOT_GIVEN  # (L, 5, 3) what drawers and fridge can hold, joints
+    container_half: Tensor = NOT_GIVEN  # (L, 5, 3) at 0: boxes along the axes; < 0: nothing
+    container_slide: Tensor = NOT_GIVEN  # (L, 5, 3) displacement per metre of a drawer's joint
 
     def __len__(self) -> int:
         return len(self.names)
@@ -78,7 +112,7 @@ class ObjectCatalog(_TensorRecord):
 
 
 @dataclass
-class WorldState(_TensorRecord):
+class WorldState(_Furnished):
     """N worlds. Skills change these tensors in place; the simulator draws them."""
 
     scene: Tensor  # (N,) int64 row of the SceneSet
@@ -98,11 +132,10 @@ class WorldState(_TensorRecord):
     surface_z: Tensor  # (N, 11)
     handle_position: Tensor  # (N, 5, 3)
     nav_pose: Tensor  # (N, 16, 3)
-    receptacle_span: Tensor | None = None  # (N, 11, 3)
-
-    def __post_init__(self) -> None:
-        if self.receptacle_span is None:
-            self.receptacle_span = two_corner_half(self.receptacle_half, self.receptacle_yaw)
+    receptacle_span: Tensor = NOT_GIVEN  # (N, 11, 3)
+    container_center: Tensor = NOT_GIVEN  # (N, 5, 3)
+    container_half: Tensor = NOT_GIVEN  # (N, 5, 3)
+    container_slide: Tensor = NOT_GIVEN  # (N, 5, 3)
 
     @property
     def num_worlds(self) -> int:
@@ -110,13 +143,15 @@ class WorldState(_TensorRecord):
 
     def receptacle_center_now(self) -> Tensor:
         """Box centres with the drawers where their joints are, (N, 11, 3)."""
-        from .entities import RECEPTACLES  # constants only
-
         opened = torch.zeros_like(self.surface_z)
         for i, r in enumerate(RECEPTACLES):
             if r.joint >= 0:
                 opened[:, i] = self.joint[:, r.joint]
         return self.receptacle_center + self.receptacle_slide * opened[..., None]
+
+    def container_center_now(self) -> Tensor:
+        """Centres of what drawers and fridge hold, with the drawers where their joints are, (N, 5, 3)."""
+        return self.container_center + self.container_slide * self.joint[..., None]
 
 
 GRIPPER_IN_BASE = (0.635, -0.255, 0.922)

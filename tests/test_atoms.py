@@ -9,7 +9,7 @@ import torch
 from factories import fake_state
 
 from llarp.tasks import atoms
-from llarp.tasks.entities import FRIDGE_HANDLE, LEFT_DRAWER, NUM_HANDLES, NUM_RECEPTACLES
+from llarp.tasks.entities import FRIDGE_HANDLE, LEFT_DRAWER, NUM_HANDLES, NUM_RECEPTACLES, RECEPTACLES
 from llarp.tasks.keyed_random import uniform
 from llarp.tasks.rules import TaskError
 from llarp.tasks.state import MAX_OBJECTS
@@ -21,6 +21,7 @@ def test_every_atom_has_its_own_index():
     indices = [atoms.FALSE, atoms.TRUE, atoms.not_holding()]
     indices += [f(i) for f in (atoms.holding, atoms.robot_at_object, atoms.robot_at_obj) for i in range(MAX_OBJECTS)]
     indices += [atoms.on_top(s, r) for s in range(MAX_OBJECTS) for r in range(NUM_RECEPTACLES)]
+    indices += [atoms.inside(s, h) for s in range(MAX_OBJECTS) for h in range(NUM_HANDLES)]
     indices += [atoms.robot_at(i) for i in range(NUM_HANDLES + NUM_RECEPTACLES)]
     indices += [f(h) for f in (atoms.opened, atoms.closed) for h in range(NUM_HANDLES)]
     assert sorted(indices) == list(range(atoms.NUM_ATOMS))
@@ -55,6 +56,7 @@ def naive_truth(state, world: int) -> set[int]:
             local = (dx * math.cos(turn) - dy * math.sin(turn), dx * math.sin(turn) + dy * math.cos(turn), dz)
             if slot != held and all(abs(v) <= h for v, h in zip(local, state.receptacle_half[world, r], strict=True)):
                 true.add(atoms.on_top(slot, r))
+                true |= {atoms.inside(slot, RECEPTACLES[r].joint)} if RECEPTACLES[r].joint >= 0 else set()
     return true
 
 
@@ -82,9 +84,9 @@ def test_drawer_box_moves_with_its_drawer():
     assert atoms.truth(state)[0, atoms.on_top(0, LEFT_DRAWER)]
 
 
-def test_other_rule_sets_are_refused():
-    with pytest.raises(TaskError, match="published"):
-        atoms.truth(fake_state(1), rules="published")
+def test_unknown_rule_sets_are_refused():
+    with pytest.raises(TaskError, match="use clean or published"):
+        atoms.truth(fake_state(1), rules="original")
 
 
 @pytest.mark.parametrize(
@@ -92,6 +94,9 @@ def test_other_rule_sets_are_refused():
     [
         ("on_top(X, sofa)", [("object", 4), ("receptacle", SOFA)], atoms.on_top(4, SOFA)),
         ("in(X,fridge)", [("object", 4), ("receptacle", 8)], atoms.on_top(4, 8)),
+        ("in(X,cab_push_point_5)", [("object", 4), ("handle", 2)], atoms.inside(4, 2)),
+        ("at(X, sofa)", [("object", 4), ("receptacle", SOFA)], atoms.on_top(4, SOFA)),
+        ("at(X, fridge_push_point)", [("object", 4), ("handle", 4)], atoms.inside(4, 4)),
         ("not_holding()", [], atoms.not_holding()),
         ("robot_at(sofa)", [("receptacle", SOFA)], atoms.robot_at(5 + SOFA)),
         ("robot_at(cab_push_point_6)", [("handle", 1)], atoms.robot_at(1)),
@@ -127,6 +132,8 @@ def test_predicates_refuse_wrong_kinds():
         ("holding", (("handle", 1),)),
         ("opened_fridge", (("handle", 1),)),
         ("closed_cab", (("handle", FRIDGE_HANDLE),)),
+        ("on_top", (("object", 1), ("handle", 1))),
+        ("at", (("object", 1), ("object", 2))),
     ]:
         with pytest.raises(TaskError):
             atoms.atom_index(name, entities)

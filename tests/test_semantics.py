@@ -226,6 +226,6 @@ def test_refresh_carries_held_objects():
     assert (state.object_position != before).any(-1).sum() == 1
 
 
-def test_other_rule_sets_are_refused():
-    with pytest.raises(TaskError, match="published"):
-        valid_actions(fake_state(1), rules="published")
+def test_unknown_rule_sets_are_refused():
+    with pytest.raises(TaskError, match="use clean or published"):
+        valid_actions(fake_state(1), rules="original")

@@ -88,6 +88,7 @@ class BatchWorld:
         self._head = self._draw(size=image_size, segmentation=segmentation) if pictures else None
         self._outside: BatchRenderer | None = None
         self.tracker = TaskTracker(num_worlds, task, self.device)
+        self._before: tuple[Tensor, Tensor] | None = None  # facts the last skill read, and what they were
         self._everyone = torch.arange(num_worlds, device=self.device)
         self.episode = torch.zeros(num_worlds, dtype=torch.int64, device=self.device)  # row of `episodes` a world plays
         self.occurrence = torch.zeros_like(self.episode)  # how often that row had been played before
@@ -108,12 +109,20 @@ class BatchWorld:
 
     def apply(self, action: Tensor) -> Tensor:
         """Skill `action` (N,) in every world; returns where its precondition failed and nothing changed, bool (N,)."""
+        read = semantics.read_atoms(self.state, action, self.rules)
+        self._before = None if read is None else (read, atoms.truth(self.state, self.rules))
         draws = uniform(self.seed, self._key(), self.tracker.steps, PLACE_STREAM, (semantics.NUM_DRAWS,))
         return semantics.apply(self.state, action, draws, self.catalog.half_size, self.rules)
 
     def judge(self, invalid: Tensor) -> StepResult:
-        """Count a step: reward, progress and end as the worlds now stand, after `apply` gave `invalid`."""
-        return self.tracker.update(atoms.truth(self.state, self.rules), invalid)
+        """Count a step: reward, progress and end as the worlds now stand, after `apply` gave `invalid`.
+
+        Facts that published rules keep for the length of a step are taken from before it."""
+        facts = atoms.truth(self.state, self.rules)
+        if self._before is not None:
+            facts = torch.where(self._before[0], self._before[1], facts)
+            self._before = None
+        return self.tracker.update(facts, invalid)
 
     def restart_progress(self, rows: Tensor) -> None:
         """Begin to count anew in the worlds `rows` (R,), as they now stand."""
