@@ -45,6 +45,7 @@ class LayoutTables:
     joint: NDArray[np.int64]  # (L, S) handle (index into tasks.entities.HANDLES) that moves the slot, -1: fixed
     slide: NDArray[np.float32]  # (L, S, 3) metres of displacement per metre of the joint (drawers)
     hinge: NDArray[np.float32]  # (L, S) radians of yaw per radian of the joint (fridge door; mesh origin on the hinge)
+    two_sided: bool = False  # faces are seen from behind too, as in models whose sheets have no thickness
 
 
 def palette_uv(cell: int) -> tuple[float, float]:

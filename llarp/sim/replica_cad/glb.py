@@ -31,7 +31,7 @@ MAX_SIZE_M = 1000.0
 _MAX_NODES, _MAX_DEPTH = 20_000, 100
 _CELL_PIXELS = 4  # flat colours: pixels of a colour's cell
 
-_UNREAD_COLOR = (0.6, 0.6, 0.6)  # of what has a texture that cannot be read, as in a texture: 0..1
+_PLAIN = 0.75  # grey of what has no material, or a texture of a kind that is not read (0..1, as in a texture)
 _MAGIC, _JSON, _BIN = 0x46546C67, 0x4E4F534A, 0x004E4942
 _DTYPES = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
 _WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4}
@@ -146,7 +146,7 @@ class _Reader:
                 if mode != _TRIANGLES:
                     continue  # points and lines
                 chosen = primitive.get("material")
-                look = self._look({} if chosen is None else _item(materials, chosen))
+                look = (None, (_PLAIN,) * 3, {}) if chosen is None else self._look(_item(materials, chosen))
                 if look is None:
                     continue
                 image, color, shift = look
@@ -219,7 +219,7 @@ class _Reader:
         source = texture.get("source", texture.get("extensions", {}).get("EXT_texture_webp", {}).get("source"))
         if source is None or self._image(source) is None:
             self._unread.add(used["index"])
-            return None, tuple(c * u for c, u in zip(color, _UNREAD_COLOR, strict=True)), {}
+            return None, tuple(round(c * _PLAIN, 4) for c in color), {}
         shift = dict(used.get("extensions", {}).get("KHR_texture_transform", {}))
         shift.setdefault("texCoord", used.get("texCoord", 0))
         return source, color, shift
@@ -243,7 +243,8 @@ class _Reader:
     def _view(self, number: int) -> tuple[bytes, int]:
         """The bytes of a buffer view and the stride it states (0: none)."""
         view = _item(self._gltf["bufferViews"], number)
-        _need(view.get("buffer", 0) == 0 and "uri" not in _item(self._gltf["buffers"], 0), "its data lie in other files")
+        inside = view.get("buffer", 0) == 0 and "uri" not in _item(self._gltf["buffers"], 0)
+        _need(inside, "its data lie in other files: export it as one .glb")
         start, size, stride = view.get("byteOffset", 0), view["byteLength"], view.get("byteStride", 0)
         whole = all(type(x) is int and x >= 0 for x in (start, size, stride))
         _need(whole and start + size <= len(self._binary), "a buffer view reaches beyond its data")
@@ -269,7 +270,8 @@ class _Reader:
 
 def _item(items: Any, number: Any) -> Any:
     """An entry of one of the file's lists."""
-    _need(type(number) is int and isinstance(items, list) and 0 <= number < len(items), "it names a part that is absent")
+    there = type(number) is int and isinstance(items, list) and 0 <= number < len(items)
+    _need(there, "it names a part that is absent")
     return items[number]
 
 
