@@ -114,10 +114,9 @@ def _replay(request: Request) -> dict[str, Any] | list[dict[str, Any]]:
         raise UserError("actions=FILE.json is missing: the actions to replay")
     sequences, many = read_sequences(Path(request.options.actions), request.options.episode)
     config = request.config()
-    from .evaluation.replay_world import open_world
+    from .evaluation.replay_world import open_worlds
 
-    world = open_world(config, sequences)
-    results = [replay(world, sequence) for sequence in sequences]
+    results = replay(open_worlds(config, sequences), sequences)
     return results if many else results[0]
 
 

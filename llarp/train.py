@@ -177,14 +177,14 @@ class _HeldOut:
 
     def __init__(self, config: RunConfig, say: Callable[[str], None]):
         self.config, self.say = config, say
-        chosen = replace(config.env, split=config.train.eval_split, episodes=config.train.eval_episodes, dataset="")
-        self.episodes = load_episodes(chosen, EVAL_SEED)
+        self.chosen = config.env.built_in(split=config.train.eval_split, episodes=config.train.eval_episodes)
+        self.episodes = load_episodes(self.chosen, EVAL_SEED)
 
     def measure(self, policy: LLaRPPolicy, when: str) -> dict[str, Any]:
         """Rates now; binds the policy to these episodes' instructions."""
         config = self.config
         agent = PolicyAgent(policy)
-        rates, _ = evaluate_split(agent, config.env, config.task, self.episodes, EVAL_SEED, config.device)
+        rates, _ = evaluate_split(agent, self.chosen, config.task, self.episodes, EVAL_SEED, config.device)
         for name, row in (("success", rates), ("pick and place", rates["pick_and_place"])):
             low, high = row["ci95"]
             self.say(f"{config.train.eval_split} {when}: {name} {row['success_rate']:.1%} "
@@ -196,10 +196,10 @@ def _film(
     config: RunConfig, policy: LLaRPPolicy, folder: RunFolder, say: Callable[[str], None]
 ) -> list[dict[str, Any]]:
     """Three held-out episodes on film."""
-    chosen = replace(config.env, split=config.train.eval_split, episodes=100, dataset="")
+    chosen = config.env.built_in(split=config.train.eval_split, episodes=100)
     episodes = load_episodes(chosen, EVAL_SEED).select([0, 1, 2])
     path = folder.videos / "held_out.mp4"
-    shown = film(path, PolicyAgent(policy), config.env, config.task, episodes, EVAL_SEED, config.device)
+    shown = film(path, PolicyAgent(policy), chosen, config.task, episodes, EVAL_SEED, config.device)
     say(f"filmed {path}")
     return shown
 

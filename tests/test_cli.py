@@ -64,10 +64,10 @@ BAD = {
 }
 COMPLETE = (["train"], ["eval", "policy=random"], ["video", "policy=random"],
             ["bench", "sim"], ["data", "generate"], ["data", "validate"], ["doctor"])  # fmt: skip
-NOT_YET = ("backend=habitat", "rules=published", "scenes=some/folder", "dataset=some.pickle")
+UNUSABLE = ("backend=habitat", "rules=folklore", "scenes=some/folder", "objects=some/folder", "dataset=some.pickle")
 BAD |= {
     f"{setting} for {' '.join(words)}": ([*words, setting], setting)
-    for setting in NOT_YET
+    for setting in UNUSABLE
     for words in COMPLETE
 }
 

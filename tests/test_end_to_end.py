@@ -305,7 +305,8 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "generate of nothing": (["data", "generate", "dataset=x.safetensors", "split=nowhere"], "nowhere"),
     "unknown split": (["eval", "policy=oracle", "split=nowhere"], "nowhere"),
     "episode past the end": (["replay", "actions=one.json", "episode=none"], "episode_id=none"),
-    "replay of what is to come": (["replay", "actions=one.json", "rules=published"], "use rules=clean"),
+    "no published file": (["replay", "actions=one.json", "dataset=noise.pickle", "scenes=."], "no pickle"),
+    "a scene folder that is none": (["replay", "actions=one.json", "dataset=noise.bin", "scenes=."], "scenes=."),
     "planner with free words": (["video", "policy=oracle", "instruction=hello", "out=x.mp4"], "policy=oracle"),
 }
 
@@ -313,7 +314,8 @@ REFUSED: dict[str, tuple[list[str], str]] = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_bad_input_leaves_everything_as_it_was(name: str, spoilt: Path, home: Path, tiny: list[str], capfd) -> None:
     words, said = REFUSED[name]
-    (home / "noise.bin").write_bytes(bytes(range(256)) * 8)
+    for name in ("noise.bin", "noise.pickle"):
+        (home / name).write_bytes(bytes(range(256)) * 8)
     (home / "one.json").write_text("[1, 2]")
     own = not any(word.startswith(("checkpoint=", "resume=")) for word in words)
     chosen = [t for t in tiny if own and t.partition("=")[0] not in {w.partition("=")[0] for w in words}]

@@ -179,9 +179,10 @@ def test_same_episode_same_pictures_whatever_the_neighbours():
         ({"image_size": 0}, "at least 16"),
         ({"split": "nowhere"}, "unknown split 'nowhere'"),
         ({"dataset": "missing.safetensors"}, "missing.safetensors"),
-        ({"dataset": "published.pickle"}, "pickles are not read"),
-        ({"scenes": "replica_cad"}, "scenes=replica_cad"),
-        ({"rules": "published"}, "use rules=clean"),
+        ({"dataset": "published.pickle"}, "add scenes=FOLDER"),
+        ({"scenes": "replica_cad"}, "scenes=replica_cad goes with a published file"),
+        ({"dataset": "none.pickle", "scenes": "replica_cad"}, "dataset=none.pickle cannot be read"),
+        ({"rules": "folklore"}, "choose clean or published"),
     ],
 )
 def test_bad_settings_are_refused_in_one_line(settings, words):

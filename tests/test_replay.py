@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Sequence as Rows
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llarp.errors import UserError
-from llarp.evaluation.replay import Outcome, Placed, Pose, Sequence, action_index, read_sequences, replay
+from llarp.evaluation.replay import Outcome, Pose, Sequence, Step, action_index, read_sequences, replay
 from llarp.tasks.actions import ACTION_NAMES
 
 
@@ -72,31 +73,36 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 class Counter:
-    """A world that ends after two steps; even actions are valid."""
+    """Two worlds in which episodes end after two steps; even actions are valid."""
+
+    num_worlds = 2
 
     def __init__(self) -> None:
         self.log: list[Any] = []
 
-    def start(self, episode_id: str | None, start_pose: Pose | None) -> None:
-        self.log.append((episode_id, start_pose))
+    def start(self, sequences: Rows[Sequence]) -> None:
+        self.log.append([(s.episode_id, s.start_pose) for s in sequences])
         self.steps = 0
 
-    def valid_actions(self) -> list[int]:
-        return [0, 2]
+    def valid_actions(self) -> list[list[int]]:
+        return [[0, 2], [1]]
 
-    def step(self, action: int, placed: Placed | None, pose: Pose | None) -> Outcome:
+    def step(self, steps: Rows[Step | None]) -> list[Outcome]:
         self.steps += 1
-        self.log.append((action, placed, pose))
-        return Outcome(action % 2 == 1, 0.5 * self.steps, self.steps / 2, self.steps == 2, self.steps == 2)
+        self.log.append(steps)
+        done = self.steps == 2
+        return [Outcome(s is not None and s.action % 2 == 1, 0.5 * self.steps, self.steps / 2, done, done)
+                for s in steps]  # fmt: skip
 
-    def pose(self) -> Pose:
-        return float(self.steps), 0.0, 0.0, 0.0
+    def poses(self) -> list[Pose]:
+        return [(float(self.steps), 0.0, float(i), 0.0) for i in range(self.num_worlds)]
 
 
 def test_replay_ends_with_the_episode() -> None:
-    world, start = Counter(), (1.0, 0.0, 2.0, 0.0)
-    result = replay(world, Sequence((2, 1, 0), "e", start, (None, ("cup", 1.0, 2.0, 3.0), None)))
-    assert world.log == [("e", start), (2, None, None), (1, ("cup", 1.0, 2.0, 3.0), None)]
+    worlds, start, cup = Counter(), (1.0, 0.0, 2.0, 0.0), ("cup", 1.0, 2.0, 3.0)
+    result, short = replay(worlds, [Sequence((2, 1, 0), "e", start, (None, cup, None)), Sequence((4,))])
+    assert worlds.log == [[("e", start), (None, None)], [Step(2), Step(4)], [Step(1, cup), None]]
+    assert short["valid_before"] == [[1]] and short["poses"] == [[1.0, 0.0, 1.0, 0.0]] and short["done_step"] is None
     assert result == {
         "episode_id": "e",
         "actions": [2, 1],
@@ -109,7 +115,14 @@ def test_replay_ends_with_the_episode() -> None:
         "poses": [[1.0, 0.0, 0.0, 0.0], [2.0, 0.0, 0.0, 0.0]],
         "done_step": 2,
     }
-    assert replay(world, Sequence((2,)))["done_step"] is None
+
+
+def test_more_sequences_than_worlds() -> None:
+    worlds = Counter()
+    results = replay(worlds, [Sequence((), "a"), Sequence((), "b"), Sequence((0, 0, 0), "c")])
+    assert [len(r["actions"]) for r in results] == [0, 0, 2] and [r["episode_id"] for r in results] == ["a", "b", "c"]
+    assert worlds.log == [[("a", None), ("b", None)], [("c", None)], [Step(0)], [Step(0)]]
+    assert replay(worlds, []) == []
 
 
 @pytest.mark.shared_data

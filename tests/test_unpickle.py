@@ -199,7 +199,7 @@ def damaged(data: bytes, draw: random.Random) -> bytes:
     """`data` cut short, with flipped bits, or with bytes put in, taken out or repeated."""
     changed = bytearray(data)
     for _ in range(draw.randint(1, 4)):
-        at = draw.randrange(len(changed))
+        at = draw.randrange(max(1, len(changed) - 9))
         match draw.randrange(5):
             case 0:
                 changed[at] ^= 1 << draw.randrange(8)

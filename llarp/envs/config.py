@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from llarp.errors import UserError
 from llarp.tasks.rules import RULES
@@ -16,19 +17,36 @@ class EnvConfig:
     image_size: int = 128  # pixels, width and height of the head camera
     split: str = "train"  # split whose episodes are drawn
     episodes: int = 12_000  # episodes generated for training (made once, then cached on disk)
-    dataset: str = ""  # episode file; empty: the built-in generator
-    scenes: str = ""  # folder of ReplicaCAD scenes (not read by this version); empty: the built-in apartments
-    rules: str = "clean"  # rule set that decides what counts as true
+    dataset: str = ""  # episode file, ours or a published .pickle; empty: the built-in generator
+    scenes: str = ""  # folder of a ReplicaCAD download, for published files; empty: the built-in apartments
+    objects: str = ""  # folder of YCB models, for published files; empty: stand-in shapes
+    rules: str = ""  # what counts as true: clean or published; empty: published for published files, else clean
     render_threads: int = 0  # CPU threads of the renderer; 0: as many as there are cores
 
     def __post_init__(self) -> None:
         for name, low in (("num_envs", 1), ("image_size", 16), ("episodes", 1), ("render_threads", 0)):
             if getattr(self, name) < low:
                 raise UserError(f"env.{name}={getattr(self, name)} is out of range: it must be at least {low}")
-        if self.scenes:
-            raise UserError(f"scenes={self.scenes}: ReplicaCAD is not read by this version; leave scenes= out")
-        if self.dataset.endswith((".pickle", ".pkl")):
-            raise UserError(f"dataset={self.dataset}: pickles are not read by this version; make a file with "
-                            "llarp data generate")  # fmt: skip
-        if self.rules not in RULES:
-            raise UserError(f"rules={self.rules} is not part of this version: use rules={RULES[0]}")
+        if self.published and not self.scenes:
+            raise UserError(f"dataset={self.dataset} is furnished with ReplicaCAD: add scenes=FOLDER, where "
+                            "replicaCAD.scene_dataset_config.json lies")  # fmt: skip
+        for name in ("scenes", "objects"):
+            if getattr(self, name) and not self.published:
+                raise UserError(f"{name}={getattr(self, name)} goes with a published file: add dataset=FILE.pickle, "
+                                "or leave it out")  # fmt: skip
+        if self.rules and self.rules not in RULES:
+            raise UserError(f"rules={self.rules} is unknown: choose {' or '.join(RULES)}")
+
+    @property
+    def published(self) -> bool:
+        """True where the episodes are a published file's."""
+        return self.dataset.endswith((".pickle", ".pkl"))
+
+    @property
+    def rule_set(self) -> str:
+        """The rules in force: those chosen, else published for published files and clean for ours."""
+        return self.rules or ("published" if self.published else "clean")
+
+    def built_in(self, **changes: Any) -> EnvConfig:
+        """The same settings for built-in episodes in built-in apartments, with other `changes`."""
+        return replace(self, dataset="", scenes="", objects="", **changes)

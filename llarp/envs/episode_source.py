@@ -1,36 +1,95 @@
-"""The episodes that a configuration names: from a file, or made by the generator once and then kept."""
+"""The episodes that a configuration names, and the rooms and objects they are played in.
+
+Episodes come from a file, ours or a published one, or are made by the generator once and then kept.
+"""
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import torch
 
 from llarp.cache import cache_dir
 from llarp.errors import UserError
 from llarp.sim.world import Assets, load_assets
 from llarp.tasks.episodes import EpisodeSet, load, save
 from llarp.tasks.generator import generate
+from llarp.tasks.goals import Circuits, ground, parse
+from llarp.tasks.published import PublishedFile, read_published
+from llarp.tasks.published_episodes import published_episodes
 
 from .config import EnvConfig
 
-GENERATOR_VERSION = 2
+GENERATOR_VERSION = 1
 """To be raised when the generator makes other episodes than before from the same scenes and seed."""
+
+
+def load_assets_for(config: EnvConfig) -> Assets:
+    """What the worlds of `config` are built from: the built-in apartments, or ReplicaCAD's for a published file."""
+    if not config.published:
+        return load_assets()
+    try:
+        file = _published_file(config.dataset, _stamp(config.dataset))
+        return _replica_cad(config.scenes, tuple(file.scenes), tuple(file.models), config.objects)
+    except ValueError as e:  # whatever is wrong with a file, in one line
+        raise UserError(str(e)) from e
 
 
 def load_episodes(config: EnvConfig, seed: int) -> EpisodeSet:
     """The episodes of `config.dataset`, or `config.episodes` built-in ones of `config.split` made with `seed`."""
-    assets = load_assets()
+    assets = load_assets_for(config)
     try:
+        if config.published:
+            file = _published_file(config.dataset, _stamp(config.dataset))
+            return published_episodes(file, assets.scenes, assets.catalog, config.rule_set)
         if config.dataset:
-            return load(config.dataset, assets.scenes, assets.catalog)
+            return _under(load(config.dataset, assets.scenes, assets.catalog), config.rule_set, assets)
         name = f"{config.split}-{config.episodes}-{seed}-{_fingerprint(assets)}.safetensors"
         path = cache_dir("episodes") / name
         if path.exists():
-            return load(path, assets.scenes, assets.catalog)
+            return _under(load(path, assets.scenes, assets.catalog), config.rule_set, assets)
         made = generate(assets.scenes, assets.catalog, config.split, config.episodes, seed)
         save(made, path)
-        return made
+        return _under(made, config.rule_set, assets)
     except ValueError as e:  # files, splits and scenes that cannot be used: each in one line
         raise UserError(str(e)) from e
+
+
+def _under(episodes: EpisodeSet, rules: str, assets: Assets) -> EpisodeSet:
+    """The same episodes with their goals read by `rules`."""
+    if episodes.rules == rules:
+        return episodes
+    circuits = []
+    category = torch.cat([assets.catalog.category, torch.tensor([-1])])  # index -1, an empty slot, stays -1
+    for i in range(len(episodes)):
+        goal, subgoals = json.loads(episodes.goal[i]), json.loads(episodes.subgoals[i])
+        circuits.append(ground(parse(goal), subgoals, category[episodes.object_model[i].long()].numpy(), rules))
+    return replace(episodes, circuits=Circuits.pack(circuits), rules=rules)
+
+
+@functools.lru_cache(maxsize=4)
+def _published_file(path: str, stamp: tuple[int, int]) -> PublishedFile:
+    """A published file, read once as long as it stays as it is."""
+    return read_published(path)
+
+
+def _stamp(path: str) -> tuple[int, int]:
+    try:
+        status = Path(path).stat()
+    except OSError as error:
+        raise UserError(f"dataset={path} cannot be read: {error.strerror}") from None
+    return status.st_mtime_ns, status.st_size
+
+
+@functools.lru_cache(maxsize=2)
+def _replica_cad(folder: str, scenes: tuple[str, ...], models: tuple[str, ...], objects: str) -> Assets:
+    from llarp.sim.replica_cad import load_replica_cad
+
+    return load_replica_cad(Path(folder), list(scenes), list(models), Path(objects) if objects else None)
 
 
 def _fingerprint(assets: Assets) -> str:

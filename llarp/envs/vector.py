@@ -18,14 +18,14 @@ from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
 from llarp.errors import UserError
-from llarp.sim.world import BatchWorld, load_assets
+from llarp.sim.world import BatchWorld
 from llarp.tasks.actions import ACTION_NAMES, NUM_ACTIONS
 from llarp.tasks.episodes import EpisodeSet
 from llarp.tasks.planners import PlannerView, views_of
 from llarp.tasks.task import StepResult, TaskConfig
 
 from .config import EnvConfig
-from .episode_source import load_episodes
+from .episode_source import load_assets_for, load_episodes
 from .sampler import QuotaSampler, ShuffledSampler
 from .spaces import action_space, observation_space
 
@@ -102,12 +102,12 @@ class LanguageRearrangementVectorEnv(VectorEnv):
         self._episode = functools.lru_cache(maxsize=4 * num_envs)(self.episodes.episode)
         self._quota, self._visibility, self._rank, self._world_size = quota, visibility, rank, world_size
         self.world = BatchWorld(
-            load_assets(),
+            load_assets_for(self.config),
             self.episodes,
             num_envs,
             task or TaskConfig(),
             image_size=self.config.image_size,
-            rules=self.config.rules,
+            rules=self.config.rule_set,
             device=self.device,
             render_threads=self.config.render_threads,
             segmentation=visibility,

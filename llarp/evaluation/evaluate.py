@@ -146,7 +146,7 @@ def evaluate(
         "total": {"episodes": count, "success_rate": wins / count, "ci95": wilson(wins, count)},
         "backend": config.backend,
         "dataset": config.env.dataset or "built-in",
-        "rules": config.env.rules,
+        "rules": config.env.rule_set,
         "policy": policy or str(checkpoint),
         "seed": config.seed,
     }

@@ -1,4 +1,4 @@
-"""Given actions, one episode at a time: reading the files, and stepping a world through them.
+"""Given actions: reading the files, and stepping worlds through them, one episode each.
 
 A file holds a list of actions (indices or names, ours or the original's), or an object `{episode_id, actions,
 start_pose?, placed?, poses?}`, or one such object a line (JSON lines). The optional parts fix what is random:
@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,6 +33,21 @@ class Sequence:
     placed: tuple[Placed | None, ...] | None = None  # one entry a step: where the object put down then comes to lie
     poses: tuple[Pose, ...] | None = None  # one entry a step: where the robot is after it, instead of our navigation
 
+    def step(self, i: int) -> Step | None:
+        """Action `i` with what is fixed of its outcome; None past the end."""
+        if i >= len(self.actions):
+            return None
+        return Step(self.actions[i], self.placed[i] if self.placed else None, self.poses[i] if self.poses else None)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One action, with the given outcome of what is random."""
+
+    action: int
+    placed: Placed | None = None
+    pose: Pose | None = None
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -44,41 +60,59 @@ class Outcome:
     done: bool
 
 
-class ReplayWorld(Protocol):
-    """One world that can be told what is otherwise drawn at random."""
+class ReplayWorlds(Protocol):
+    """Worlds that can be told what is otherwise drawn at random; row i of everything belongs to sequence i of those
+    that `start` was given."""
 
-    def start(self, episode_id: str | None, start_pose: Pose | None) -> None:
-        """Begin an episode; UserError if there is none of that id."""
+    num_worlds: int  # the most sequences that `start` takes
 
-    def valid_actions(self) -> list[int]:
+    def start(self, sequences: Rows[Sequence]) -> None:
+        """Begin their episodes, from their start poses; UserError if there is no episode of an id."""
+
+    def valid_actions(self) -> list[list[int]]:
         """Indices of the actions that would take effect now, ascending."""
 
-    def step(self, action: int, placed: Placed | None, pose: Pose | None) -> Outcome:
-        """One action, with the given outcome of what is random."""
+    def step(self, steps: Rows[Step | None]) -> list[Outcome]:
+        """One action in each world; None where the sequence is over and the outcome is not looked at."""
 
-    def pose(self) -> Pose:
-        """Where the robot is."""
+    def poses(self) -> list[Pose]:
+        """Where the robots are."""
 
 
-def replay(world: ReplayWorld, sequence: Sequence) -> dict[str, Any]:
-    """Step `world` through `sequence`, to the end of the episode at most; the result's lists have one entry a step."""
-    world.start(sequence.episode_id, sequence.start_pose)
-    result: dict[str, Any] = {"episode_id": sequence.episode_id}
-    rows: list[tuple] = []
-    done_step = None
-    for i, action in enumerate(sequence.actions):
-        valid = world.valid_actions()
-        outcome = world.step(
-            action, sequence.placed[i] if sequence.placed else None, sequence.poses[i] if sequence.poses else None
-        )
-        rows.append((action, ACTION_NAMES[action], outcome.invalid, outcome.reward, outcome.progress, outcome.success,
-                     valid, list(world.pose())))  # fmt: skip
-        if outcome.done:
-            done_step = i + 1
+def replay(worlds: ReplayWorlds, sequences: Rows[Sequence]) -> list[dict[str, Any]]:
+    """Step through all sequences, each to the end of its episode at most; a result's lists have one entry a step."""
+    results = []
+    for begin in range(0, len(sequences), worlds.num_worlds):
+        results += _together(worlds, sequences[begin : begin + worlds.num_worlds])
+    return results
+
+
+_COLUMNS = ("actions", "action_names", "invalid", "rewards", "progress", "success", "valid_before", "poses")
+
+
+def _together(worlds: ReplayWorlds, sequences: Rows[Sequence]) -> list[dict[str, Any]]:
+    worlds.start(sequences)
+    results: list[dict[str, Any]] = [
+        {"episode_id": s.episode_id, **{name: [] for name in _COLUMNS}, "done_step": None} for s in sequences
+    ]
+    for i in range(max((len(s.actions) for s in sequences), default=0)):
+        steps = [s.step(i) if result["done_step"] is None else None
+                 for s, result in zip(sequences, results, strict=True)]  # fmt: skip
+        if not any(steps):
             break
-    names = ("actions", "action_names", "invalid", "rewards", "progress", "success", "valid_before", "poses")
-    result |= {name: [row[i] for row in rows] for i, name in enumerate(names)}
-    return result | {"done_step": done_step}
+        valid = worlds.valid_actions()
+        outcomes, poses = worlds.step(steps), worlds.poses()
+        for row, (step, result) in enumerate(zip(steps, results, strict=True)):
+            if step is None:
+                continue
+            out = outcomes[row]
+            values = (step.action, ACTION_NAMES[step.action], out.invalid, out.reward, out.progress, out.success,
+                      valid[row], list(poses[row]))  # fmt: skip
+            for name, value in zip(_COLUMNS, values, strict=True):
+                result[name].append(value)
+            if out.done:
+                result["done_step"] = i + 1
+    return results
 
 
 def read_sequences(path: Path, episode_id: str | None = None) -> tuple[list[Sequence], bool]:

@@ -1,77 +1,97 @@
-"""The embedded simulator behind `llarp replay`: one world that can be told what is otherwise drawn at random."""
+"""The embedded simulator behind `llarp replay`: worlds that can be told what is otherwise drawn at random."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence as Rows
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
-from llarp.envs.episode_source import load_episodes
+from llarp.envs.episode_source import load_assets_for, load_episodes
 from llarp.errors import UserError
-from llarp.sim.world import BatchWorld, load_assets
+from llarp.sim.world import BatchWorld
 from llarp.tasks import semantics
 from llarp.tasks.actions import OPEN_FRIDGE, PLACE_BASE
 
-from .replay import Outcome, Placed, Pose, Sequence
+from .replay import Outcome, Pose, Sequence, Step
 
 if TYPE_CHECKING:
     from llarp.config import RunConfig
 
+WORLDS = 256
+"""Sequences that are stepped together."""
+_IDLE = 0
+"""What a world does whose sequence is over; any action would do."""
 
-class EmbeddedReplayWorld:
+
+class EmbeddedReplayWorlds:
     """Poses and places go in and out in Habitat's frame: (x, y, z) there is (x, -z, y) here, yaw is the same."""
 
-    def __init__(self, config: RunConfig):
+    def __init__(self, config: RunConfig, num_worlds: int):
+        self.num_worlds = num_worlds
         self.episodes = load_episodes(config.env, config.seed)
-        self.rows = {str(e): i for i, e in enumerate(self.episodes.episode_id.tolist())}
+        ids = [str(e) for e in self.episodes.episode_id.tolist()]
+        self.rows, self.times = {e: i for i, e in enumerate(ids)}, Counter(ids)
         self.world = BatchWorld(
-            load_assets(), self.episodes, 1, config.task, rules=config.env.rules, pictures=False
-        )
+            load_assets_for(config.env), self.episodes, num_worlds, config.task, rules=config.env.rule_set,
+            pictures=False,
+        )  # fmt: skip
         self.world.seed = config.seed
 
-    def start(self, episode_id: str | None, start_pose: Pose | None) -> None:
-        if episode_id is not None and episode_id not in self.rows:
-            raise UserError(f"episode_id={episode_id} is not in the dataset, which holds {len(self.rows)} episodes")
-        row = torch.tensor([0 if episode_id is None else self.rows[episode_id]])
-        self.world.reset(torch.ones(1, dtype=torch.bool), row, torch.zeros_like(row))
-        if start_pose is not None:
-            self._stand(start_pose)
-            self.world.restart_progress(torch.zeros(1, dtype=torch.int64))
+    def start(self, sequences: Rows[Sequence]) -> None:
+        taken = torch.arange(self.num_worlds) < len(sequences)
+        row = torch.zeros(self.num_worlds, dtype=torch.int64)
+        row[taken] = torch.tensor([self._row(s.episode_id) for s in sequences])
+        self.world.reset(taken, row, torch.zeros_like(row))
+        told = self._stand([s.start_pose for s in sequences])
+        if len(told):
+            self.world.restart_progress(told)
 
-    def valid_actions(self) -> list[int]:
-        return self.world.valid_actions()[0].nonzero()[:, 0].tolist()
+    def valid_actions(self) -> list[list[int]]:
+        return [row.nonzero()[0].tolist() for row in self.world.valid_actions().numpy()]
 
-    def step(self, action: int, placed: Placed | None, pose: Pose | None) -> Outcome:
-        held = int(self.world.state.held[0])
-        invalid = self.world.apply(torch.tensor([action]))
-        if pose is not None:
-            self._stand(pose)
-        if placed is not None and PLACE_BASE <= action < OPEN_FRIDGE and not bool(invalid[0]):
-            _, x, y, z = placed
-            self.world.state.object_position[0, held] = torch.tensor([x, -z, y])
+    def step(self, steps: Rows[Step | None]) -> list[Outcome]:
+        actions = [_IDLE if s is None else s.action for s in steps]
+        action = torch.tensor(actions + [_IDLE] * (self.num_worlds - len(steps)))
+        held = self.world.state.held.clone()
+        invalid = self.world.apply(action)
+        self._stand([s.pose if s else None for s in steps])
+        puts = (action >= PLACE_BASE) & (action < OPEN_FRIDGE) & ~invalid
+        for i in puts.nonzero()[:, 0].tolist():
+            if (step := steps[i]) is not None and step.placed is not None:
+                _, x, y, z = step.placed
+                self.world.state.object_position[i, held[i]] = torch.tensor([x, -z, y])
         result = self.world.judge(invalid)
-        return Outcome(
-            bool(invalid[0]),
-            float(result.reward[0]),
-            float(result.progress[0]),
-            bool(result.success[0]),
-            bool((result.terminated | result.truncated)[0]),
-        )
+        done = result.terminated | result.truncated
+        columns = (invalid, result.reward, result.progress, result.success, done)
+        return [Outcome(*values) for values in zip(*(c.tolist() for c in columns), strict=True)][: len(steps)]
 
-    def pose(self) -> Pose:
-        x, y, yaw = self.world.state.robot[0].tolist()
-        return x, 0.0, -y, yaw
+    def poses(self) -> list[Pose]:
+        return [(x, 0.0, -y, yaw) for x, y, yaw in self.world.state.robot.tolist()]
 
-    def _stand(self, pose: Pose) -> None:
-        x, _, z, yaw = pose
-        self.world.state.robot[0] = torch.tensor([x, -z, yaw])
-        semantics.refresh(self.world.state)
+    def _row(self, episode_id: str | None) -> int:
+        if episode_id is None:
+            return 0
+        if self.times[episode_id] != 1:
+            what = "is not" if episode_id not in self.rows else f"occurs {self.times[episode_id]} times"
+            raise UserError(f"episode_id={episode_id} {what} in the dataset, which holds {len(self.episodes)} episodes")
+        return self.rows[episode_id]
+
+    def _stand(self, poses: Rows[Pose | None]) -> Tensor:
+        """Put robots where they are told to be; returns the rows (R,) of their worlds."""
+        told = {i: (p[0], -p[2], p[3]) for i, p in enumerate(poses) if p is not None}
+        rows = torch.tensor(list(told), dtype=torch.int64)
+        if told:
+            self.world.state.robot[rows] = torch.tensor(list(told.values()))
+            semantics.refresh(self.world.state)
+        return rows
 
 
-def open_world(config: RunConfig, sequences: Rows[Sequence]) -> EmbeddedReplayWorld:
-    """The world for `sequences`, with enough episodes of the split that every id named is there."""
-    if config.env.dataset:
-        return EmbeddedReplayWorld(config)
-    return EmbeddedReplayWorld(replace(config, env=replace(config.env, episodes=max(100, len(sequences)))))
+def open_worlds(config: RunConfig, sequences: Rows[Sequence]) -> EmbeddedReplayWorlds:
+    """Worlds for `sequences`, with enough episodes of the split that every id named is there."""
+    if not config.env.dataset:
+        config = replace(config, env=replace(config.env, episodes=max(100, len(sequences))))
+    return EmbeddedReplayWorlds(config, min(WORLDS, len(sequences)))
