@@ -13,9 +13,9 @@ import torch
 
 from .actions import NUM_ACTIONS, pick, place
 from .atoms import truth
-from .entities import RECEPTACLES
 from .episodes import Episode
 from .planners_wants import PlannerError, Wants, wants_of
+from .rules import receptacle_center
 from .state import WorldState
 
 __all__ = ["Job", "Planner", "PlannerError", "PlannerView", "Wants", "locate", "open_jobs", "view_of", "views_of",
@@ -39,10 +39,10 @@ class PlannerView:
     object_category: np.ndarray  # (M,)
     object_position: np.ndarray  # (M, 3)
     object_inside: np.ndarray  # (M,)
-    receptacle_center: np.ndarray  # (11, 3), joints where they are
+    receptacle_center: np.ndarray  # (11, 3), where the rules have it: in clean ones drawers' move with them
     receptacle_half: np.ndarray  # (11, 3)
     receptacle_yaw: np.ndarray  # (11,)
-    receptacle_slide: np.ndarray  # (11, 3)
+    container_slide: np.ndarray  # (5, 3) displacement of what is in a drawer per metre of its joint
     handle_position: np.ndarray  # (5, 3)
     nav_pose: np.ndarray  # (16, 3)
     visible: np.ndarray  # (M,) bool: in the current head picture
@@ -50,9 +50,6 @@ class PlannerView:
     atoms: Callable[[], np.ndarray]  # gives the truth of every atom, bool (NUM_ATOMS,)
     object_names: Sequence[str] | None = None  # what the goal calls the objects, if it names any
 
-
-_JOINTED = [i for i, r in enumerate(RECEPTACLES) if r.joint >= 0]
-_JOINTS = [RECEPTACLES[i].joint for i in _JOINTED]
 
 
 def views_of(
@@ -67,12 +64,11 @@ def views_of(
 
     `visible` (N, M), `valid` (N, 70) and `atoms` (N, NUM_ATOMS) are bool arrays or CPU tensors; without `valid` every
     action counts as valid, without `atoms` they are worked out when asked for."""
-    center = state.receptacle_center.numpy().copy()
-    center[:, _JOINTED] += state.receptacle_slide.numpy()[:, _JOINTED] * state.joint.numpy()[:, _JOINTS, None]
+    center = receptacle_center(state, rules).numpy()
     arrays = {
         name: getattr(state, name).numpy()
         for name in ("robot", "joint", "object_category", "object_position", "object_inside", "receptacle_half",
-                     "receptacle_yaw", "receptacle_slide", "handle_position", "nav_pose")
+                     "receptacle_yaw", "container_slide", "handle_position", "nav_pose")
     }  # fmt: skip
     held = state.held.tolist()
     seen = np.asarray(visible, dtype=bool)

@@ -17,6 +17,7 @@ from .atoms import (
     TRUE,
     closed,
     holding,
+    inside,
     on_top,
     opened,
     robot_at,
@@ -46,6 +47,7 @@ def _meanings() -> dict[int, Fact]:
         known[robot_at_object(slot)] = Fact("robot_at_object", slot)
         known[robot_at_obj(slot)] = Fact("robot_at_obj", slot)
         known |= {on_top(slot, r): Fact("on_top", slot, r) for r in range(NUM_RECEPTACLES)}
+        known |= {inside(slot, h): Fact("inside", slot, h) for h in range(NUM_HANDLES)}
     known |= {robot_at(t): Fact("robot_at", t) for t in range(NUM_NAV_TARGETS)}
     for handle in range(NUM_HANDLES):
         known[opened(handle)], known[closed(handle)] = Fact("opened", handle), Fact("closed", handle)
@@ -54,6 +56,8 @@ def _meanings() -> dict[int, Fact]:
 
 MEANING = _meanings()
 """The fact each atom stands for."""
+OF_OBJECTS = ("holding", "on_top", "inside", "robot_at_object", "robot_at_obj")
+"""Kinds of facts whose `first` is an object's slot."""
 
 Facts = Mapping[int, bool]
 """Atoms and the truth they are to have, all together."""
@@ -76,7 +80,7 @@ def slots_of(circuit: Circuit) -> set[int]:
             if node >= 0 and node not in seen:
                 seen.add(node)
                 todo.append(node)
-            elif node < 0 and MEANING[source].kind in ("holding", "on_top", "robot_at_object", "robot_at_obj"):
+            elif node < 0 and MEANING[source].kind in OF_OBJECTS:
                 slots.add(MEANING[source].first)
     return slots
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 
 from .actions import ACTIONS, PICK_BASE, PLACE_BASE, nav_to_receptacle
-from .atoms import on_top
-from .entities import NUM_RECEPTACLES, TASK_RECEPTACLES
+from .entities import TASK_RECEPTACLES
 from .goals import ground, parse
 from .planners_base import Planner, PlannerView
 from .planners_facts import MEANING, Alternative, alternatives, slots_of
 from .planners_prospect import HERE, Prospect
-from .planners_search import PlanSearch, Stage, Step
+from .planners_search import RECEPTACLE_OF, PlanSearch, Stage, Step
 from .rules import PICK_ANGLE_RAD, PICK_REACH_M
 
 MAX_TRIED = 24
@@ -31,10 +30,13 @@ class Oracle(Planner):
         self._slots = slots_of(self._circuit)
         self._kinds = {int(view.object_category[s]) for s in self._slots}
         self._steps: list[Step] = []
+        self._waited = 0  # plans made that had nothing to do
 
     def act(self, view: PlannerView) -> int:
         if not self._goes_on(view):
-            self._steps = list(reversed(self._plan(view).steps))
+            plan = self._plan(view)
+            self._steps = list(reversed(plan.steps))
+            self._waited += plan.idle
         return self._steps.pop().action
 
     def _goes_on(self, view: PlannerView) -> bool:
@@ -62,25 +64,20 @@ class Oracle(Planner):
     def _plan(self, view: PlannerView) -> Stage:
         kinds = self._kinds if view.held < 0 else self._kinds | {int(view.object_category[view.held])}
         world, atoms = Prospect(view, kinds), view.atoms()
-        natural = {}
-        for s in world.slots:
-            own = atoms[on_top(s, 0) : on_top(s, 0) + NUM_RECEPTACLES]
-            natural[s] = world.inside[s] if world.inside[s] >= 0 else int(own.argmax()) if own.any() else -1
-
         def now(atom: int) -> bool:
             kind, slot, _ = MEANING[atom]
-            return bool(atoms[atom]) and not (kind == "on_top" and slot == view.held)
+            return bool(atoms[atom]) and not (kind in ("on_top", "inside") and slot == view.held)
 
         def cost(atom: int, wanted: bool) -> float:
-            kind, slot, _ = MEANING[atom]
+            kind, slot, where = MEANING[atom]
             if now(atom) == wanted:
                 return 0.0
-            if kind in ("false", "true"):
+            if kind in ("false", "true") or (kind == "inside" and wanted and where not in RECEPTACLE_OF):
                 return math.inf
-            if kind == "on_top":
+            if kind in ("on_top", "inside"):
                 if slot == view.held:
                     return 2.0
-                reached = world.inside[slot] >= 0 or any(row[world.column[slot]] for row in world.reach)
+                reached = any(row[world.column[slot]] for row in world.reach)
                 return 4.0 if reached else _OUT_OF_REACH
             return 1.0 if kind.startswith("robot_at") else 2.0
 
@@ -92,7 +89,7 @@ class Oracle(Planner):
                 break
             tried.append(way)
             fulfilled = [atom for atom, wanted in way.facts.items() if now(atom) == wanted]
-            stage = PlanSearch(world, way.facts, fulfilled, natural).run(view.held)
+            stage = PlanSearch(world, way.facts, fulfilled).run(view.held, self._waited)
             if found is None or stage.rank() < found.rank():
                 found = stage
         return found or Stage((), HERE, view.held, {}, {}).then(nav_to_receptacle(TASK_RECEPTACLES[0]))

@@ -7,13 +7,14 @@ from collections.abc import Collection
 
 import numpy as np
 
+from .atoms import inside, on_top
 from .entities import (
-    FRIDGE,
+    FRIDGE_HANDLE,
     JOINT_CLOSED_BELOW,
-    JOINT_OPEN_ABOVE,
     JOINT_OPEN_TO,
     NUM_HANDLES,
     NUM_NAV_TARGETS,
+    NUM_RECEPTACLES,
     RECEPTACLES,
 )
 from .planners_base import PlannerView
@@ -21,16 +22,17 @@ from .rules import PICK_ANGLE_RAD, PICK_REACH_M, ROBOT_AT_ANGLE_RAD, ROBOT_AT_RE
 
 HERE = NUM_NAV_TARGETS
 """The pose the robot has now, after those that nav to the 16 targets leads to."""
-_JOINT = [r.joint for r in RECEPTACLES]
 _COS_AT, _COS_PICK = math.cos(ROBOT_AT_ANGLE_RAD), math.cos(PICK_ANGLE_RAD)
 
 
-def blocks(rules: str, receptacle: int, joint: np.ndarray) -> bool:
-    """Whether what is in a receptacle is shut away from picking."""
-    handle = _JOINT[receptacle]
-    if handle < 0 or (rules == "published" and receptacle == FRIDGE):
-        return False
-    return bool(abs(joint[handle]) < JOINT_CLOSED_BELOW)
+def locks(view: PlannerView, slot: int, atoms: np.ndarray) -> tuple[int, ...]:
+    """The closed handles that keep an object from being picked up; in published rules a closed fridge does not."""
+    if view.rules == "published":
+        first = inside(slot, 0)
+        around = np.flatnonzero(atoms[first : first + FRIDGE_HANDLE]).tolist()
+    else:
+        around = [RECEPTACLES[r].joint for r in (int(view.object_inside[slot]),) if r >= 0]
+    return tuple(h for h in around if abs(view.joint[h]) < JOINT_CLOSED_BELOW)
 
 
 class Prospect:
@@ -39,23 +41,21 @@ class Prospect:
     Objects in a shut drawer are looked for where they will be once it is open."""
 
     def __init__(self, view: PlannerView, categories: Collection[int]):
-        self.rules, self.joint = view.rules, view.joint
-        member = np.zeros(max(categories, default=0) + 2, dtype=bool)  # its last entry is for -1 and what is beyond
+        self.rules, self.joint, atoms = view.rules, view.joint, view.atoms()
+        member = np.zeros(max(categories, default=0) + 2, dtype=bool)  # its last entry is for all categories beyond
         member[list(categories)] = True
-        last = len(member) - 1
         kinds = view.object_category
-        self.slots: list[int] = np.flatnonzero(member[np.minimum(kinds, last)] & (kinds >= 0)).tolist()
+        wanted = member[np.minimum(kinds, len(member) - 1)] & (kinds >= 0)
+        self.slots: list[int] = np.flatnonzero(wanted).tolist()
         self.category = {s: int(kinds[s]) for s in self.slots}
         self.column = {s: i for i, s in enumerate(self.slots)}
-        self.inside = {s: int(view.object_inside[s]) for s in self.slots}
-        self.shut = {s: self.inside[s] >= 0 and blocks(view.rules, self.inside[s], view.joint) for s in self.slots}
+        self.locks = {s: locks(view, s, atoms) for s in self.slots}
         points = np.concatenate([view.object_position[self.slots, :2], view.handle_position[:, :2],
                                  view.receptacle_center[:, :2]])  # fmt: skip
-        for s in self.slots:
-            if self.shut[s]:
-                handle = _JOINT[self.inside[s]]
-                way = JOINT_OPEN_TO[handle] - view.joint[handle]
-                points[self.column[s]] += way * view.receptacle_slide[self.inside[s], :2]
+        for s, handles in self.locks.items():
+            for h in handles:
+                points[self.column[s]] += (JOINT_OPEN_TO[h] - view.joint[h]) * view.container_slide[h, :2]
+        self.on = {s: self._lies_on(s, view, atoms) for s in self.slots}
         pose = np.concatenate([view.nav_pose, view.robot[None]])
         dx, dy = points[:, 0] - pose[:, 0, None], points[:, 1] - pose[:, 1, None]  # (17, P)
         distance = np.sqrt(dx * dx + dy * dy)
@@ -71,18 +71,21 @@ class Prospect:
         for s in self.slots:
             self._of_kind.setdefault(self.category[s], []).append(s)
 
+    @staticmethod
+    def _lies_on(slot: int, view: PlannerView, atoms: np.ndarray) -> int:
+        """The receptacle an object is in or on, -1: none."""
+        if view.object_inside[slot] >= 0:
+            return int(view.object_inside[slot])
+        own = atoms[on_top(slot, 0) : on_top(slot, 0) + NUM_RECEPTACLES]
+        return int(own.argmax()) if own.any() else -1
+
     def alike(self, slot: int) -> list[int]:
         """The objects of the same category, in the order in which pick considers them."""
         return self._of_kind[self.category[slot]]
 
-    def is_open(self, handle: int) -> bool:
-        return bool(self.joint[handle] > JOINT_OPEN_ABOVE[handle])
-
-    def is_closed(self, handle: int) -> bool:
-        return bool(abs(self.joint[handle]) < JOINT_CLOSED_BELOW)
-
     def place_needs(self, receptacle: int) -> int:
         """The handle to open before something can be put there, -1: none."""
-        handle = _JOINT[receptacle]
-        return handle if handle >= 0 and self.rules != "published" and self.is_closed(handle) else -1
+        handle = RECEPTACLES[receptacle].joint
+        shut = handle >= 0 and self.rules != "published" and abs(self.joint[handle]) < JOINT_CLOSED_BELOW
+        return handle if shut else -1
 

@@ -16,6 +16,8 @@ MAX_NODES = 60
 MAX_RELOCATIONS = 4
 _IN_THE_WAY = 10.0  # steps it is worth to put something down where it cannot be grabbed by mistake
 _CHAIR = 0
+RECEPTACLE_OF = {r.joint: i for i, r in enumerate(RECEPTACLES) if r.joint >= 0}
+"""The receptacle in the furniture that each handle opens, where there is one."""
 
 
 class Step(NamedTuple):
@@ -36,6 +38,7 @@ class Stage:
     moved: dict[int, int]  # slot -> receptacle it was put on
     turned: dict[int, bool]  # handle -> opened
     left: int = 0  # wanted things that it does not do
+    idle: bool = False  # it only waits for a goal that seems reached to be judged again
 
     def then(self, action: int, *, pose: int | None = None, held: int | None = None) -> Stage:
         after = self.held if held is None else held
@@ -50,9 +53,9 @@ class Stage:
 class PlanSearch:
     """Finds a short plan that makes all `facts` true at its end, or as many of them as can be had."""
 
-    def __init__(self, prospect: Prospect, facts: Facts, now: Iterable[int], natural: dict[int, int]):
-        """`now`: the atoms of `facts` that are as wanted; `natural`: the receptacle each slot lies on, -1: none."""
-        self.world, self.natural = prospect, natural
+    def __init__(self, prospect: Prospect, facts: Facts, now: Iterable[int]):
+        """`now`: the atoms of `facts` that are as wanted."""
+        self.world = prospect
         fulfilled = set(now)
         self.target: dict[int, int] = {}  # slot -> receptacle it is wanted on
         self.barred: dict[int, set[int]] = {}  # slot -> receptacles it must not be on
@@ -63,6 +66,8 @@ class PlanSearch:
         self.keep_closed: set[int] = set()  # handles
         for atom, wanted in facts.items():
             kind, first, second = MEANING[atom]
+            if kind == "inside":
+                kind, second = "on_top", RECEPTACLE_OF.get(second, -1)
             if kind == "on_top":
                 if wanted:
                     self.target[first] = second
@@ -84,12 +89,13 @@ class PlanSearch:
                 elif (kind == "opened") != wanted:
                     self.keep_closed.add(first)
 
-    def run(self, held: int) -> Stage:
-        """The best plan found."""
-        self.nodes = 0
+    def run(self, held: int, waited: int = 0) -> Stage:
+        """The best plan found. If nothing is left to do it drives somewhere, elsewhere for each `waited` (in published
+        rules what is in the hand may be on top of something below it)."""
+        self.nodes, self.waited = 0, waited
         self.best: Stage | None = None
         start = Stage((), HERE, held, {}, {})
-        jobs = tuple(dict.fromkeys(self.jobs))
+        jobs = tuple(dict.fromkeys(job for job in self.jobs if job != self.hold))
         if held >= 0 and (held in jobs or jobs or self.empty or self.hold not in (-1, held)):
             put = self._put_down(start, held, jobs)
             if put is None:
@@ -175,8 +181,8 @@ class PlanSearch:
             return [(0.0, self.target[slot])]
         stands = [away_from] if away_from >= 0 else []
         category = self.world.category.get(slot)
-        stands += [NUM_HANDLES + self.natural[j] for j in jobs
-                   if j != slot and self.world.category[j] == category and self.natural[j] >= 0]  # fmt: skip
+        stands += [NUM_HANDLES + self.world.on[j] for j in jobs
+                   if j != slot and self.world.category[j] == category and self.world.on[j] >= 0]  # fmt: skip
         allowed = [r for r in (*TASK_RECEPTACLES, _CHAIR) if r not in self.barred.get(slot, ())]
         if away_from >= 0:
             allowed = [r for r in allowed if not self.world.at[away_from][NUM_HANDLES + r]] or allowed
@@ -194,7 +200,7 @@ class PlanSearch:
 
     def _poses(self, stage: Stage, slot: int) -> list[int]:
         """The present pose, then where one would stand for an object, then all others."""
-        on = stage.moved.get(slot, self.natural.get(slot, -1))
+        on = stage.moved.get(slot, self.world.on.get(slot, -1))
         first = [stage.pose] + ([NUM_HANDLES + on] if on >= 0 else [])
         return first + [t for t in range(NUM_NAV_TARGETS - 1, -1, -1) if t not in first]
 
@@ -204,7 +210,7 @@ class PlanSearch:
         if slot in stage.moved:
             on = stage.moved[slot]
             return pose == NUM_HANDLES + on or self.world.spot[pose][on]
-        if self.world.shut[slot] and not stage.turned.get(RECEPTACLES[self.world.inside[slot]].joint):
+        if not all(stage.turned.get(handle) for handle in self.world.locks[slot]):
             return False
         return self.world.reach[pose][self.world.column[slot]]
 
@@ -214,10 +220,13 @@ class PlanSearch:
 
     def _unlocked(self, stage: Stage, slot: int) -> Stage | None:
         """After opening what an object is shut away in."""
-        if slot in stage.moved or not self.world.shut.get(slot):
+        if slot in stage.moved:
             return stage
-        handle = RECEPTACLES[self.world.inside[slot]].joint
-        return stage if stage.turned.get(handle) else self._turn(stage, handle, True)
+        opened: Stage | None = stage
+        for handle in self.world.locks[slot]:
+            if opened is not None and not opened.turned.get(handle):
+                opened = self._turn(opened, handle, True)
+        return opened
 
     def _go(self, stage: Stage, pose: int) -> Stage:
         return stage if pose == stage.pose else stage.then(pose, pose=pose)
@@ -267,9 +276,10 @@ class PlanSearch:
         if self.pose_facts:
             stand = next((p for p in self._stands(stage) if self._stands_right(stage, p)), None)
             stage, left = (stage, left + 1) if stand is None else (self._go(stage, stand), left)
-        if not stage.steps:  # all is as wanted: the goal is judged anew after a step that changes nothing
-            stands = (p for p in self._stands(stage)[1:] if self._stands_right(stage, p))
-            stage = self._go(stage, next(stands, nav_to_receptacle(TASK_RECEPTACLES[0])))
+        if not stage.steps:
+            stands = [p for p in self._stands(stage)[1:] if self._stands_right(stage, p)] or [stage.pose]
+            pose = stands[self.waited % len(stands)] % NUM_NAV_TARGETS
+            stage = replace(stage.then(pose, pose=pose), idle=True)
         return replace(stage, left=left)
 
     def _take(self, stage: Stage, slots: Iterable[int], left: int) -> tuple[Stage, int]:
@@ -284,7 +294,7 @@ class PlanSearch:
     def _stands(self, stage: Stage) -> list[int]:
         own = [first for kind, first, wanted in self.pose_facts if kind == "robot_at" and wanted]
         own += [NUM_HANDLES + on for kind, slot, wanted in self.pose_facts if kind != "robot_at" and wanted
-                and (on := stage.moved.get(slot, self.natural.get(slot, -1))) >= 0]  # fmt: skip
+                and (on := stage.moved.get(slot, self.world.on.get(slot, -1))) >= 0]  # fmt: skip
         return [stage.pose, *own, *range(NUM_NAV_TARGETS - 1, -1, -1)]
 
     def _stands_right(self, stage: Stage, pose: int) -> bool:
