@@ -37,6 +37,7 @@ class Assets:
     catalog: ObjectCatalog
     object_meshes: list[Mesh]
     object_material: Material
+    notes: tuple[str, ...] = ()  # what is not as it would be with complete data, for reports
 
 
 @functools.cache

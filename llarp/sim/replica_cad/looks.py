@@ -18,7 +18,7 @@ from llarp.errors import UserError
 from llarp.tasks.entities import FRIDGE_HANDLE
 
 from ..assets import LayoutTables, Material, Mesh
-from .files import Dataset, Instance, ObjectConfig, SceneInstance, open_dataset
+from .files import Dataset, Instance, ObjectConfig, SceneInstance
 from .folder import Floats
 from .glb import Model, Patch, read_glb
 from .urdf import Articulated, rigid
@@ -128,9 +128,8 @@ def upright(rotation: Floats) -> tuple[float, Floats]:
     return yaw, np.eye(3) if np.abs(tilt - np.eye(3)).max() < _UPRIGHT else tilt
 
 
-def layout_tables(folder: str | Path, scene_names: Sequence[str], pool: Pool | None = None) -> LayoutTables:
-    """The looks of the named scenes of a ReplicaCAD download, one row each."""
-    dataset, pool = open_dataset(folder), pool or Pool()
+def layout_tables(dataset: Dataset, scene_names: Sequence[str], pool: Pool) -> LayoutTables:
+    """The looks of the named scenes of a ReplicaCAD download, one row each; their meshes and materials go to `pool`."""
     scenes = [list(_pieces(dataset, dataset.scene(name), pool)) for name in scene_names]
     shape = (len(scenes), max((len(s) for s in scenes), default=0))
     mesh, material = np.full(shape, -1, np.int64), np.zeros(shape, np.int64)

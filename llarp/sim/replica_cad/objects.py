@@ -1,0 +1,186 @@
+"""The objects of published episodes: ReplicaCAD's own models, YCB's where the user has them, otherwise stand-ins.
+
+A model's origin is the one Habitat gives it, in which the episodes state poses: the centre of mass of its config, else
+the centre of its mesh's bounding box. Letters in shapes: K object models, V vertices.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from llarp.errors import UserError
+from llarp.tasks.entities import CATEGORY_INDEX
+from llarp.tasks.state import ObjectCatalog
+
+from ..assets import Material, Mesh
+from ..meshes import box, centered, merge, transform
+from ..object_palette import cell
+from ..objects import build_objects
+from .files import Dataset, ObjectConfig, read_object_config
+from .folder import Folder
+from .glb import Model, read_glb
+from .looks import TO_OURS, asset_matrix, turned
+from .ycb import YCB, Standin
+
+_TILE = 128  # pixels a side of a texture in the objects' common one
+_ENDING = ".object_config.json"
+_REPLICA_CAD = re.compile(r"frl_apartment_([a-z]+)")
+_Part = tuple[Mesh, NDArray[np.uint8]]
+
+
+@dataclass(frozen=True)
+class Objects:
+    """The models as the simulator wants them."""
+
+    catalog: ObjectCatalog
+    meshes: list[Mesh]  # K, in the catalogue's order
+    material: Material  # one texture with all of theirs side by side
+    notes: tuple[str, ...]
+
+
+def category_of(name: str) -> int:
+    """Index into CATEGORIES of an object model, -1: of none of them (clutter)."""
+    if name in YCB:
+        return CATEGORY_INDEX.get(YCB[name].category, -1)
+    found = _REPLICA_CAD.match(name)
+    return CATEGORY_INDEX.get(found[1], -1) if found else -1
+
+
+def load_objects(dataset: Dataset, names: Sequence[str], folder: Path | None) -> Objects:
+    """The named object models; `folder` may hold YCB's (`configs/NAME.object_config.json` and what those name).
+
+    A name that is neither ReplicaCAD's nor YCB's nor in `folder` is a UserError.
+    """
+    own = _ObjectFolder(folder) if folder else None
+    unknown = [n for n in names if n not in dataset.objects and n not in YCB and not (own and n in own.configs)]
+    if unknown:
+        more = f" (and {len(unknown) - 1} more)" if unknown[1:] else ""
+        where = "ReplicaCAD or YCB" + (f" or {folder}" if folder else "")
+        raise UserError(f"no object model {unknown[0]!r}{more} in {where}: name a folder that has it with objects=FOLDER")
+    ours, lent, palette = build_objects()
+    rows = {n: i for i, n in enumerate(ours.names)}
+    parts: list[list[_Part]] = []
+    standins = unread = 0
+    for name in names:
+        config = own.config(name) if own and name in own.configs else None
+        if config is None and name in dataset.objects:
+            config = dataset.object(name)
+        if config is not None and config.render_asset is not None:
+            model = _model(config.render_asset)
+            unread += model.unread_textures
+            parts.append(_parts(name, config, model))
+        else:
+            standins += 1
+            parts.append([(_standin(name, YCB.get(name), lent, rows), palette.texture)])
+    meshes, material = _packed(names, parts)
+    notes = []
+    if standins:
+        why = f"not in {folder}" if folder else "objects=FOLDER can name a folder with the models"
+        notes.append(f"{standins} of {len(names)} object models are stand-in shapes of the right size ({why})")
+    if unread:
+        notes.append(f"{unread} textures of objects are of a kind that is not read (Basis Universal): drawn in grey")
+    return Objects(_catalog(names, meshes), meshes, material, tuple(notes))
+
+
+class _ObjectFolder:
+    """A folder of object configs: Habitat's `data/objects/ycb`, or its `configs`."""
+
+    def __init__(self, path: Path):
+        path = path.expanduser()
+        if not path.is_dir():
+            raise UserError(f"{path}: no such folder of object models")
+        root = path.parent if path.name == "configs" else path
+        self._folder = Folder(root)
+        found = sorted([*root.glob(f"configs/*{_ENDING}"), *root.glob(f"*{_ENDING}")])
+        if not found:
+            raise UserError(f"{path}: no configs/*{_ENDING} in it: give a folder such as data/objects/ycb")
+        self.configs = {f.name.removesuffix(_ENDING): f for f in found}
+
+    def config(self, name: str) -> ObjectConfig:
+        return read_object_config(self._folder, self.configs[name])
+
+
+def _model(file: Path) -> Model:
+    """A mesh file; where its textures are of a kind that is not read, the original that Habitat keeps beside it."""
+    model, original = read_glb(file), file.with_name(file.name + ".orig")
+    return read_glb(original) if model.unread_textures and original.is_file() else model
+
+
+def _parts(name: str, config: ObjectConfig, model: Model) -> list[_Part]:
+    """A model's patches in our frame, origin as Habitat has it."""
+    matrix = asset_matrix(config, model, np.ones(3))
+    matrix[:3] = TO_OURS @ matrix[:3]
+    made = [(turned(patch, matrix, name), patch) for patch in model.patches]
+    found = [(mesh, patch.texture) for mesh, patch in made if mesh is not None]
+    if not found:
+        raise UserError(f"{config.render_asset}: object {name} has no triangle with an area")
+    return found
+
+
+def _standin(name: str, standin: Standin | None, lent: Sequence[Mesh], rows: dict[str, int]) -> Mesh:
+    """A shape of our own, stretched to the object's size; its box's centre is the origin."""
+    if standin is None or standin.category not in CATEGORY_INDEX:
+        size = np.array((0.1, 0.1, 0.1) if standin is None else standin.size)
+        return Mesh(name, *_arrays(box(size / 2, cell("tan"))))
+    mesh = centered(lent[rows[f"{standin.category.replace(' ', '_')}_{standin.variant}"]])
+    extent = np.ptp(mesh.vertices, axis=0)
+    return Mesh(name, *_arrays(transform(mesh, scale=(np.array(standin.size) / extent).tolist())))
+
+
+def _arrays(mesh: Mesh) -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.float32]]:
+    return mesh.vertices, mesh.faces, mesh.uv
+
+
+def _packed(names: Sequence[str], parts: Sequence[Sequence[_Part]]) -> tuple[list[Mesh], Material]:
+    """One mesh a model, and one texture with all textures side by side as square tiles, each once."""
+    tiles: list[NDArray[np.uint8]] = []
+    index: dict[bytes, int] = {}
+    for part in parts:
+        for _, texture in part:
+            if texture.tobytes() not in index:
+                index[texture.tobytes()] = len(tiles)
+                smooth = Image.Resampling.NEAREST if min(texture.shape[:2]) <= _TILE / 2 else Image.Resampling.BOX
+                tiles.append(np.asarray(Image.fromarray(texture).resize((_TILE, _TILE), smooth)))
+    across = max(int(np.ceil(np.sqrt(len(tiles)))), 1)
+    sheet = np.zeros((across, _TILE, across, _TILE, 3), np.uint8)
+    for i, tile in enumerate(tiles):
+        sheet[i // across, :, i % across] = tile
+    meshes = []
+    for name, part in zip(names, parts, strict=True):
+        moved = [_on_tile(mesh, index[texture.tobytes()], across) for mesh, texture in part]
+        meshes.append(merge(name, moved))
+    side = across * _TILE
+    return meshes, Material("objects", sheet.reshape(side, side, 3))
+
+
+def _on_tile(mesh: Mesh, tile: int, across: int) -> Mesh:
+    """The mesh with texture coordinates on a tile of the common texture. A texture that repeats does so no longer."""
+    corner = mesh.uv[mesh.faces]  # (F, 3, 2)
+    whole = np.floor(corner.mean(1, keepdims=True))
+    shifted = (whole != 0).any()
+    if shifted:  # faces share no vertices, since each moves by whole textures of its own
+        faces = np.arange(mesh.faces.size, dtype=np.int32).reshape(-1, 3)
+        mesh = Mesh(mesh.name, mesh.vertices[mesh.faces.ravel()], faces, (corner - whole).reshape(-1, 2))
+    row, column = divmod(tile, across)
+    inset = (0.5 + np.clip(mesh.uv, 0, 1) * (_TILE - 1)) / _TILE  # half a pixel, or neighbouring tiles would blend in
+    uv = (inset + (column, row)) / across
+    return Mesh(mesh.name, mesh.vertices, mesh.faces, uv.astype(np.float32))
+
+
+def _catalog(names: Sequence[str], meshes: Sequence[Mesh]) -> ObjectCatalog:
+    """Half sizes are reaches from the origin, which need not be the box's centre; downwards exactly."""
+    half = [np.append(np.abs(m.vertices[:, :2]).max(0), max(-m.vertices[:, 2].min(), 1e-3)) for m in meshes]
+    return ObjectCatalog(
+        names=list(names),
+        splits=["train"] * len(names),
+        category=torch.tensor([category_of(n) for n in names], dtype=torch.int64),
+        half_size=torch.from_numpy(np.array(half, np.float32).reshape(-1, 3)),
+    )
