@@ -5,23 +5,29 @@ from __future__ import annotations
 EVAL: dict[str, tuple[str, ...]] = {
     "place_one": (
         "{the:target} needs {a:object} delivered promptly.",
-        "My guests expect {a:object} waiting {on:target}.",
+        "Guests expect {a:object} waiting {on:target}.",
         "Grab whichever {one:object} you spot, destination: {the:target}.",
+        "Whenever convenient, deposit {a:object} {on:target}.",
+        "Our landlord expects {a:object} at {the:target} tonight.",
     ),
     "place_from": (
         "Kindly relocate {the:object}, currently lying {on:source}, {onto:target}.",
         "{the:target} suits {the:object} better than {the:source} does.",
         "Retrieve {the:object} {from:source}, destination: {the:target}.",
+        "{the:object} rightfully belongs {on:target}, definitely not {on:source}.",
+        "Whisk {the:object} away {from:source} {onto:target}, quickly.",
     ),
     "place_two": (
         "Gather {a:object} alongside {a:object2}; {the:target} awaits.",
         "My project requires {a:object} with {a:object2}, arranged {on:target}.",
-        "Deliver {a:object}, afterwards {a:object2}, {onto:target}.",
+        "Deliver {a:object}, afterwards also {a:object2}, {onto:target}.",
+        "{the:target} receives {a:object}, additionally {a:object2}.",
+        "Whatever happens, {a:object} joins {a:object2} {on:target}.",
     ),
     "place_two_apart": (
-        "Supply {the:target} with {a:object}, also {the:target2} with {a:object2}.",
-        "{a:object} belongs {on:target}, whereas {a:object2} belongs {on:target2}.",
-        "Deposit {a:object} {on:target}, plus separately {a:object2} {on:target2}.",
+        "Kindly supply {the:target} with {a:object}, likewise {the:target2} with {a:object2}.",
+        "{a:object} properly belongs {on:target}, whereas {a:object2} belongs {on:target2}.",
+        "Kindly deposit {a:object} {on:target}, separately {a:object2} {on:target2}.",
     ),
     "swap": (
         "Reverse the positions of {the:object}, {on:source}, versus {the:object2}, {on:source2}.",
@@ -31,7 +37,9 @@ EVAL: dict[str, tuple[str, ...]] = {
     "clear": (
         "Banish all {s:object} {from:source} immediately.",
         "{the:source} looks cluttered, relocate its {s:object} elsewhere.",
-        "Seeing {s:object} {on:source} annoys me.",
+        "Seeing {s:object} {on:source} annoys everyone.",
+        "Kindly evacuate all {s:object} {from:source}.",
+        "Whoever stored {s:object} {on:source} was mistaken, undo that.",
     ),
     "open_fridge": (
         "Unseal {the:target} so groceries fit.",
@@ -42,6 +50,8 @@ EVAL: dict[str, tuple[str, ...]] = {
         "Seal {the:target} before everything spoils.",
         "{the:target} wastes electricity, standing ajar.",
         "Stop cold air leaking out of {the:target}.",
+        "Kindly prevent {the:target} from staying ajar.",
+        "Milk turns sour unless {the:target} gets sealed.",
     ),
     "go_to_receptacle": (
         "Approach {the:target}.",
@@ -49,7 +59,7 @@ EVAL: dict[str, tuple[str, ...]] = {
         "Position yourself near {the:target}.",
     ),
     "find_object": (
-        "Track down {a:object}.",
+        "Kindly track down {a:object}.",
         "Hunt around until {a:object} turns up.",
         "Discover whichever surface holds {a:object}.",
     ),
@@ -59,16 +69,16 @@ EVAL: dict[str, tuple[str, ...]] = {
         "Hoard our entire stock of {s:object} {on:target}.",
         "Concentrate the household's {s:object} {on:target}, leaving none elsewhere.",
         "Wherever {s:object} lie, relocate them {onto:target}.",
-        "Assemble a complete collection of {s:object} {on:target}.",
+        "Assemble our complete collection of {s:object} {on:target}.",
         "Scattered {s:object} upset me: unite them {on:target}.",
         "Stray {s:object} deserve one home, namely {the:target}.",
         "Deliver {s:object} {onto:target} until none remain elsewhere.",
     ),
     "place_three": (
         "Distribute as follows: {a:object} {onto:target}, {a:object2} {onto:target2}, {a:object3} {onto:target3}.",
-        "{a:object} belongs {on:target}, {a:object2} belongs {on:target2}, finally {a:object3} belongs {on:target3}.",
+        "Remember, {a:object} belongs {on:target}, {a:object2} {on:target2}, finally {a:object3} {on:target3}.",
         "Deliver {a:object} {onto:target}, next {a:object2} {onto:target2}, lastly {a:object3} {onto:target3}.",
-        "Equip {the:target} using {a:object}, {the:target2} using {a:object2}, {the:target3} using {a:object3}.",
+        "{the:target} receives {a:object}, {the:target2} {a:object2}, finally {the:target3} receives {a:object3}.",
         "Triple delivery today: {a:object} {onto:target}, {a:object2} {onto:target2}, {a:object3} {onto:target3}.",
         "Deposit {a:object} {on:target}, afterwards {a:object2} {on:target2}, eventually {a:object3} {on:target3}.",
         "Arrange these items: {a:object} {on:target}, {a:object2} {on:target2}, {a:object3} {on:target3}.",
@@ -79,13 +89,13 @@ EVAL: dict[str, tuple[str, ...]] = {
         "{the:target} lacks one item, namely {a:phrase}.",
         "My description: {a:phrase}. Its destination: {the:target}.",
         "Identify {a:phrase} before moving it {onto:target}.",
-        "Guess what belongs {on:target}: {a:phrase}.",
+        "Guess what rightfully belongs {on:target}: {a:phrase}.",
         "Kindly supply {the:target} with {a:phrase}.",
         "Visitors near {the:target} requested {a:phrase}.",
         "Recognise {a:phrase} by sight, then deposit it {on:target}.",
     ),
     "purpose": (
-        "Provide {a:phrase}, leaving it {on:target}.",
+        "Provide {a:phrase}, preferably leaving it {on:target}.",
         "Grandma requested {a:phrase}, delivered {onto:target}.",
         "{the:target} lacks {a:phrase}, kindly help.",
         "Work begins shortly: {the:target} requires {a:phrase}.",
@@ -118,8 +128,8 @@ EVAL: dict[str, tuple[str, ...]] = {
     "if_fridge": (
         "Provided our fridge stands {is:state}, deliver {a:object} {onto:target}; "
         "failing that, {a:object2} {onto:target2}.",
-        "Assuming that fridge looks {is:state}, supply {the:target} using {a:object}; "
-        "assuming the opposite, {the:target2} using {a:object2}.",
+        "Assuming that fridge looks {is:state}, {the:target} receives {a:object}; "
+        "assuming the opposite, {the:target2} receives {a:object2}.",
         "Any fridge found {is:state} calls for {a:object} {on:target}, "
         "one found {not:state} calls for {a:object2} {on:target2}.",
         "Inspect our fridge: {a:object} belongs {on:target} provided it's {is:state}, "

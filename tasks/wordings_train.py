@@ -212,7 +212,7 @@ TRAIN: dict[str, tuple[str, ...]] = {
         "While I look for my glasses, fetch {a:object} and drop {it:object} {on:target}.",
         "Leave {the:other} alone and place {a:object} {on:target} instead.",
         "Nobody has used {the:other_place} in weeks. Get {a:object} and lay {it:object} {on:target}.",
-        "We had guests who collect {s:other}. Could you move {a:object} {onto:target}?",
+        "A plumber came who collects {s:other}. Could you move {a:object} {onto:target}?",
     ),
     "spatial": (
         "Put {a:object} at {the:place}.",

@@ -1,10 +1,13 @@
 """Wordings: enough of them, short, correct English, and evaluation wordings unlike every training wording."""
 
+import random
 import re
+from collections.abc import Iterator
 
 import pytest
 
 from llarp.tasks import instructions as ins
+from llarp.tasks import phrases
 from llarp.tasks.entities import CATEGORIES, RECEPTACLES
 
 SLOTS = {"object": "apple", "object2": "knife", "source": "sink", "source2": "sofa", "target": "sofa",
@@ -61,19 +64,66 @@ def test_rendered_english(kind, wording, slots, text):
     assert ins.render(kind, wording, slots) == text
 
 
-def test_every_sentence_is_whole_and_short():
-    longest = {"object": "rubriks cube", "object2": "screwdriver", "source": "brown table", "source2": "right counter",
-               "target": "left counter", "target2": "black table", "object3": "toy airplane",
-               "target3": "right counter", "other": "strawberry", "other_place": "brown table", "state": "closed",
-               "phrase": "a U-shaped bracket with a long screw",
-               "place": "the location on the right-hand side of the right counter"}
-    for kind in ins.INSTRUCTION_TYPES:
-        for i in [*ins.wording_ids(kind, "train"), *ins.wording_ids(kind, "eval")]:
-            for slots in (SLOTS, SLOTS | longest, SLOTS | {"target": "fridge"}):
-                text = ins.render(kind, i, slots)
-                assert text[0].isupper() and text[-1] in ".?" and "{" not in text and "  " not in text
-                assert len(re.findall(r"\w+|[^\w\s]", text)) <= 40
-                assert not re.search(r"\ba [aeiou]|\ban [^aeiou]|\b(a|an|the) (a|an|the)\b", text), text
+LONGEST = {"object": "toy airplane", "object2": "screwdriver", "object3": "rubriks cube", "source": "brown table",
+           "source2": "right counter", "target": "left counter", "target2": "black table", "target3": "right counter",
+           "other": "strawberry", "other_place": "brown table", "state": "closed"}  # fmt: skip
+
+
+def rendered(seed: int, count: int) -> Iterator[tuple[str, str]]:
+    """`count` sentences (and their type) with random wordings and slots, the longest words among them."""
+    rng = random.Random(seed)
+    names = [r.name for r in RECEPTACLES]
+    for i in range(count):
+        kind = rng.choice(ins.INSTRUCTION_TYPES)
+        category = rng.choice(CATEGORIES)
+        places, objects = rng.sample(names, 6), rng.sample(CATEGORIES, 4)
+        place = rng.choice(phrases.spatial_phrases(names.index(places[0]), names.index(places[1]), "right_of"))
+        slots: dict[str, str | int] = dict(zip(("object", "object2", "object3", "other"), objects, strict=True))
+        slots |= dict(zip(("source", "source2", "target", "target2", "target3", "other_place"), places, strict=True))
+        slots |= {"state": rng.choice(("open", "closed")), "place": place}
+        slots |= {"phrase": rng.choice(phrases.referring(category))}
+        if i % 10 == 0:
+            slots |= LONGEST
+        if kind == "clear":
+            slots["object_count"] = rng.choice((1, 2))
+        if kind == "purpose":
+            slots["phrase"] = rng.choice(phrases.purposes(category) or phrases.purposes("book"))
+        if kind.endswith("_fridge") and kind != "if_fridge":
+            slots["target"] = "fridge"
+        wording = rng.choice([*ins.wording_ids(kind, "train"), *ins.wording_ids(kind, "eval")])
+        yield kind, ins.render(kind, wording, slots)
+
+
+def test_thousands_of_sentences_are_correct_as_far_as_a_pattern_can_tell():
+    kinds = set()
+    for kind, text in rendered(1, 6000):
+        kinds.add(kind)
+        assert text[0].isupper() and text[-1] in ".?", text
+        assert not re.search(r"[{}_]|  | [,.;:?]|[,.;:?]{2}|[,.;:?][A-Za-z]", text), text
+        assert not re.search(r"[.?] [a-z]", text), text  # every sentence begins with a capital
+        assert not re.search(r"\ban (?=[^aeiou])|\ba (?=[aeio])|\ba (?=u(?!tensil))", text), text
+        words = re.findall(r"[a-z']+", text.lower())
+        assert not [w for w, after in zip(words, words[1:], strict=False) if w == after], text
+        assert not re.search(r"\b(a|an|the) (a|an|the|something|every|any|no)\b", text.lower()), text
+        assert not re.search(r"\b(on|onto|off) the (sink|fridge|left drawer|right drawer)\b", text), text
+        assert not re.search(r"\b(in|into|out of) the (sofa|chair|TV stand|\w+ table|\w+ counter)\b", text), text
+        assert not re.search(r"\b(a|every|each|one|whichever) (scissors|lego(?! brick))\b", text), text
+        assert len(re.findall(r"\w+|[^\w\s]", text)) <= 45, text
+    assert kinds == set(ins.INSTRUCTION_TYPES)
+
+
+@pytest.mark.llm
+def test_the_policy_has_room_for_every_instruction():
+    from transformers import AutoTokenizer
+
+    from llarp.policy import smollm
+    from llarp.policy.config import PolicyConfig
+
+    config = PolicyConfig()
+    tokenizer = AutoTokenizer.from_pretrained(smollm.model_folder())
+    texts = [config.prompt.format(instruction=text) for _, text in rendered(2, 6000)]
+    longest = max(len(ids) for ids in tokenizer(texts)["input_ids"])
+    assert longest + 1 <= config.max_instruction_tokens  # and the begin token
 
 
 def test_every_entity_has_words():
