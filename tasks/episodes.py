@@ -143,7 +143,7 @@ class EpisodeSet:
         empty = model < 0
         furniture = ("receptacle_center", "receptacle_half", "receptacle_yaw", "receptacle_slide", "surface_z",
                      "handle_position", "nav_pose", "receptacle_span", "container_center", "container_half",
-                     "container_slide")
+                     "container_slide", "nav_height")
         return WorldState(
             scene=scene,
             robot=torch.where(arrays["start_pose"].isnan(), drawn, arrays["start_pose"]),
@@ -154,6 +154,7 @@ class EpisodeSet:
             object_position=arrays["object_position"],
             object_yaw=arrays["object_yaw"],
             object_inside=arrays["object_inside"].long(),
+            robot_height=scenes.floor_height[scene],
             **{name: getattr(scenes, name)[scene] for name in furniture},
         )
 

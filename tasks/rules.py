@@ -120,9 +120,9 @@ def is_shut(joint: Tensor) -> Tensor:
     return is_closed(joint)[:, handle.clamp(min=0)] & (handle >= 0)
 
 
-def gripper_position(robot: Tensor) -> Tensor:
-    """Where a held object is, (N, 3), for robot poses (N, 3)."""
+def gripper_position(robot: Tensor, height: Tensor) -> Tensor:
+    """Where a held object is, (N, 3), for robot poses (N, 3) and heights of the base (N,)."""
     x, y, z = GRIPPER_IN_BASE
     cos, sin = robot[:, 2].cos(), robot[:, 2].sin()
     ahead, left = cos * x - sin * y, sin * x + cos * y
-    return torch.stack([robot[:, 0] + ahead, robot[:, 1] + left, torch.full_like(cos, z)], dim=1)
+    return torch.stack([robot[:, 0] + ahead, robot[:, 1] + left, height + z], dim=1)

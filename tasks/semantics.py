@@ -136,12 +136,12 @@ def refresh(state: WorldState) -> None:
 def _carry(state: WorldState, rows: Tensor) -> None:
     """`rows`: worlds with an object in the hand."""
     slot, robot = state.held[rows], state.robot[rows]
-    state.object_position[rows, slot] = gripper_position(robot)
+    state.object_position[rows, slot] = gripper_position(robot, state.robot_height[rows])
     state.object_yaw[rows, slot] = robot[:, 2]
 
 
 def _nav(state: WorldState, rows: Tensor, target: Tensor) -> None:
-    state.robot[rows] = state.nav_pose[rows, target]
+    state.robot[rows], state.robot_height[rows] = state.nav_pose[rows, target], state.nav_height[rows, target]
     _carry(state, rows[state.held[rows] >= 0])
 
 

@@ -72,6 +72,8 @@ class _Furnished(_TensorRecord):
         if me.container_center is NOT_GIVEN:
             boxes = _containers(me.receptacle_center, me.receptacle_half, me.receptacle_yaw, me.receptacle_slide)
             me.container_center, me.container_half, me.container_slide = boxes
+        if me.nav_height is NOT_GIVEN:
+            me.nav_height = torch.zeros_like(me.nav_pose[..., 0])
 
 
 @dataclass
@@ -93,6 +95,14 @@ class SceneSet(_Furnished):
     container_center: Tensor = NOT_GIVEN  # (L, 5, 3) what drawers and fridge can hold, joints
     container_half: Tensor = NOT_GIVEN  # (L, 5, 3) at 0: boxes along the axes; < 0: nothing
     container_slide: Tensor = NOT_GIVEN  # (L, 5, 3) displacement per metre of a drawer's joint
+    # Heights of the robot's base; 0 where not given:
+    nav_height: Tensor = NOT_GIVEN  # (L, 16) after nav to each target
+    floor_height: Tensor = NOT_GIVEN  # (L,) at a start
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.floor_height is NOT_GIVEN:
+            self.floor_height = torch.zeros_like(self.nav_pose[:, 0, 0])
 
     def __len__(self) -> int:
         return len(self.names)
@@ -136,6 +146,13 @@ class WorldState(_Furnished):
     container_center: Tensor = NOT_GIVEN  # (N, 5, 3)
     container_half: Tensor = NOT_GIVEN  # (N, 5, 3)
     container_slide: Tensor = NOT_GIVEN  # (N, 5, 3)
+    nav_height: Tensor = NOT_GIVEN  # (N, 16)
+    robot_height: Tensor = NOT_GIVEN  # (N,) float32 of the robot's base, which a navmesh may put on furniture
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.robot_height is NOT_GIVEN:
+            self.robot_height = torch.zeros_like(self.robot[:, 0])
 
     @property
     def num_worlds(self) -> int:

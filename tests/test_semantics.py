@@ -52,7 +52,7 @@ def test_nav_moves_to_the_target_with_what_is_held():
     step(state, act.nav_to_receptacle(SOFA))
     assert torch.equal(state.robot, state.nav_pose[:, NUM_HANDLES + SOFA])
     assert not step(state, act.pick(int(state.object_category[0, 0])))
-    assert torch.equal(state.object_position[:, 0], gripper_position(state.robot))
+    assert torch.equal(state.object_position[:, 0], gripper_position(state.robot, state.robot_height))
     assert not step(state, act.nav_to_handle(4))
     assert torch.equal(state.robot, state.nav_pose[:, 4])
     cos, sin = state.robot[0, 2].cos(), state.robot[0, 2].sin()
