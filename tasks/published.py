@@ -114,9 +114,6 @@ def _tables(content: Any) -> tuple[np.ndarray, dict[int, str], list[Any]]:
 
 def _episode(record: dict[str, Any], transforms: np.ndarray, names: dict[int, str]) -> PublishedEpisode:
     known = _Names(names)
-    goal = record.get("goal_preds")
-    if not isinstance(goal, dict):
-        raise _Wrong("goal_preds is no dict")
     return PublishedEpisode(
         episode_id=_text(record, "episode_id", _is_bare),
         scene=_scene(_text(record, "scene_id")),
@@ -126,7 +123,7 @@ def _episode(record: dict[str, Any], transforms: np.ndarray, names: dict[int, st
         joints=_joints(record.get("ao_states", {}), known),
         start_position=_start_position(record.get("start_position", (0, 0, 0))),
         start_predicates=_predicates(record.get("start_preds", []), "start_preds"),
-        goal=goal,
+        goal=_goal(record.get("goal_preds")),
         subgoals=_subgoals(record.get("subgoals")),
     )
 
@@ -139,7 +136,7 @@ class _Names:
 
     def __getitem__(self, index: Any) -> str:
         if not _is_index(index) or index not in self.names:
-            raise _Wrong(f"refers to name {index!r:.40}, which idx_to_name does not hold")
+            raise _Wrong(f"refers to name {_show(index)}, which idx_to_name does not hold")
         return self.names[int(index)]
 
 
@@ -153,12 +150,12 @@ def _objects(record: dict[str, Any], transforms: np.ndarray, names: _Names) -> t
         model = _bare_name(names[config], OBJECT_ENDING, "object")
         name = f"{model}_:{count[model]:04d}"  # the handle that Habitat gives the next instance of a model
         count[model] += 1
-        _expect(_is_index(row) and 0 <= row < len(transforms), f"object {name} has no transform {row!r:.40}")
+        _expect(_is_index(row) and 0 <= row < len(transforms), f"object {name} has no transform {_show(row)}")
         transform = transforms[int(row)]
         _expect(_is_rigid(transform), f"the transform of object {name} is no rotation and translation")
         made.append(PublishedObject(name, model, transform, starts.pop(name, None)))
     if starts:
-        raise _Wrong(f"name_to_receptacle speaks of object {min(starts)!r:.80}, which is not in rigid_objs")
+        raise _Wrong(f"name_to_receptacle speaks of object {_show(min(starts))}, which is not in rigid_objs")
     return tuple(sorted(made, key=lambda o: o.name))
 
 
@@ -169,7 +166,7 @@ def _joints(states: Any, names: _Names) -> dict[tuple[str, int], float]:
         name = names[thing] if _is_index(thing) else thing
         _expect(isinstance(name, str) and isinstance(values, dict), "ao_states is no dict of dicts")
         for link, value in values.items():
-            _expect(_is_index(link), f"ao_states of {name:.80}: {link!r:.40} is no link's number")
+            _expect(_is_index(link), f"ao_states of {name:.80}: {_show(link)} is no link's number")
             _expect(_is_number(value) and abs(value) < 10, f"ao_states of {name:.80}: link {link} has no proper value")
             joints[name, int(link)] = float(value)
     return joints
@@ -179,9 +176,23 @@ def _start_position(value: Any) -> tuple[float, float, float] | None:
     if isinstance(value, np.ndarray):
         value = value.tolist()
     good = isinstance(value, (list, tuple)) and len(value) == 3 and all(map(_is_number, value))
-    _expect(good, f"start_position is no place: {value!r:.80}")
+    _expect(good, f"start_position is no place: {_show(value)}")
     x, y, z = (float(v) for v in value)
     return (x, y, z) if any((x, y, z)) else None
+
+
+def _goal(value: Any) -> Mapping[str, Any]:
+    """The goal, every part of a kind that `goals.parse` expects; what it means is checked there."""
+    if not isinstance(value, dict):
+        raise _Wrong(f"goal_preds or a part of it is no dict but {_show(value)}")
+    for key in ("expr_type", "quantifier"):
+        _expect(isinstance(value.get(key), (str, type(None))), f"goal_preds has a {key} that is no text")
+    terms, variables = value.get("sub_exprs"), value.get("inputs") or []
+    if not isinstance(terms, (list, tuple)):
+        raise _Wrong("goal_preds has sub_exprs that are no list")
+    good = isinstance(variables, (list, tuple)) and all(isinstance(v, dict) for v in variables)
+    _expect(good and all(isinstance(t, str) for v in variables for t in v.values()), "goal_preds has odd inputs")
+    return value | {"sub_exprs": [t if isinstance(t, str) else _goal(t) for t in terms]}
 
 
 def _subgoals(value: Any) -> tuple[tuple[str, ...], ...]:
@@ -206,22 +217,29 @@ def _pairs(value: Any, what: str) -> Sequence[Sequence[Any]]:
 def _scene(text: str) -> str:
     """The scene's name in `.../NAME.scene_instance.json`; folders are not used, but may not lead upwards."""
     *folders, last = text.split("/")
-    _expect(".." not in folders and "\\" not in text and "\0" not in text, f"scene_id {text!r:.120} is no safe path")
+    _expect(".." not in folders and "\\" not in text and "\0" not in text, f"scene_id {_show(text)} is no safe path")
     return _bare_name(last, SCENE_ENDING, "scene")
 
 
 def _bare_name(text: str, ending: str, what: str) -> str:
     name = text.removesuffix(ending)
     if name == text or not _is_bare(name):
-        raise _Wrong(f"{what} {text!r:.120} is no NAME{ending}")
+        raise _Wrong(f"{what} {_show(text)} is no NAME{ending}")
     return name
 
 
 def _text(record: dict[str, Any], key: str, good: Callable[[str], bool] = lambda _: True) -> str:
     value = record.get(key)
     if not isinstance(value, str) or not good(value):
-        raise _Wrong(f"{key} is missing or not proper text: {value!r:.80}")
+        raise _Wrong(f"{key} is missing or not proper text: {_show(value)}")
     return value
+
+
+def _show(value: Any) -> str:
+    """A value for a message, short whatever it is."""
+    if isinstance(value, str):
+        return repr(value if len(value) <= 100 else value[:100] + "...")
+    return str(value) if value is None or isinstance(value, (bool, int, float)) else f"a {type(value).__name__}"
 
 
 def _expect(holds: bool, otherwise: str) -> None:

@@ -50,7 +50,7 @@ def published_episodes(file: PublishedFile, scenes: SceneSet, catalog: ObjectCat
         try:
             rows.append(_row(episode, scene_rows, model_rows, category, rules))
         except TaskError as error:
-            raise PublishedFileError(f"{file.path}: episode {episode.episode_id!r}: {error}") from None
+            raise PublishedFileError(f"{file.path}: episode {episode.episode_id!r}: {str(error)[:300]}") from None
     arrays = {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0] if name not in _OTHER}
     texts = ("instruction", "instruction_type", "goal", "subgoals")
     return EpisodeSet(

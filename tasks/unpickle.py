@@ -21,7 +21,7 @@ MAX_BYTES = 1 << 26
 """Larger files are refused before they are read (a published file of 100 episodes: 600 kB)."""
 MAX_STEPS = 1 << 21
 """Opcodes that a file may hold, each of which makes one value at most (a published file: 50 thousand)."""
-MAX_EXPANDED = 1 << 24
+MAX_EXPANDED = 1 << 21
 """Values as seen by a walk that visits shared ones again every time they occur."""
 MAX_DEPTH = 64
 """Containers within containers."""
@@ -215,8 +215,10 @@ class _Machine:
         self.push(frozenset(map(_key, self.to_mark())))
 
     def named(self, module: Any, name: Any) -> None:
-        if type(module) is not str or type(name) is not str or module not in _MODULES or name not in _FUNCTIONS:
-            raise UnpickleError(f"names {str(module)[:80]}.{str(name)[:80]}, which is refused: only numpy arrays and "
+        if type(module) is not str or type(name) is not str:  # showing such a value could take for ever
+            raise UnpickleError("a name that is no text")
+        if module not in _MODULES or name not in _FUNCTIONS:
+            raise UnpickleError(f"names {module[:80]}.{name[:80]}, which is refused: only numpy arrays and "
                                 "plain containers are read")  # fmt: skip
         self.push(_Named(name))
 

@@ -143,8 +143,10 @@ REFUSED = {
     "deep tuples": P + b")" + b"\x85" * 100_000 + b".",
     "a deep tuple as a key": P + b"})" + b"\x85" * 100_000 + b"Ns.",
     "a list that holds itself": P + b"]\x94h\x00a.",
-    "a bomb of shared lists": P + b"]" + b"\x94" + b"".join(b"](" + b"h" + bytes([i]) * 1 + b"h" + bytes([i]) + b"e\x94"
+    "a bomb of shared lists": P + b"]" + b"\x94" + b"".join(b"](" + b"h" + bytes([i]) + b"h" + bytes([i]) + b"e\x94"
                                                            for i in range(60)) + b".",
+    "a bomb as a name": P + b"]" + b"\x94" + b"".join(b"](" + b"h" + bytes([i]) + b"h" + bytes([i]) + b"e\x94"
+                                                    for i in range(60)) + b"N\x93.",  # found by damaging files
     "a key that is a number of 63 bits": pickle.dumps({2**62: 1}),
     "a key that is a float": pickle.dumps({0.5: 1}),
     "a key without a value": P + b"}(Ku.",
