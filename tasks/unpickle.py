@@ -8,14 +8,16 @@ of the file's size.
 
 from __future__ import annotations
 
-import math
-import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from .unpickle_arrays import DTYPE, FUNCTIONS, MODULES, Array, Named, Type, UnpickleError, from_bytes, from_list
+
+__all__ = ["UnpickleError", "load_plain", "loads_plain"]
 
 MAX_BYTES = 1 << 26
 """Larger files are refused before they are read (a published file of 100 episodes: 600 kB)."""
@@ -26,14 +28,6 @@ MAX_EXPANDED = 1 << 21
 MAX_DEPTH = 64
 """Containers within containers."""
 _MAX_KEY = 1 << 31
-
-_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray", "numpy.core.numeric", "numpy._core.numeric", "numpy")
-_FUNCTIONS = {"_reconstruct", "scalar", "_frombuffer", "ndarray", "dtype"}
-_DTYPE = re.compile(r"b1|[iu][1248]|f[248]|O8")
-
-
-class UnpickleError(ValueError):
-    """A pickle that is damaged, or that holds something else than plain data; one line that says what and where."""
 
 
 def load_plain(path: str | Path) -> Any:
@@ -53,30 +47,6 @@ def loads_plain(data: bytes) -> Any:
     value = machine.run()
     _check_plain(value)
     return value
-
-
-class _Named:
-    """A numpy function that the file names; it is never called, `_Machine.reduce` does what is meant."""
-
-    def __init__(self, name: str):
-        self.name = name
-
-
-class _Type:
-    """An element type: a numpy dtype to which the byte order is still to be added."""
-
-    def __init__(self, code: str):
-        self.code, self.order = code, "="
-
-    @property
-    def dtype(self) -> np.dtype:
-        return np.dtype(self.order + self.code) if self.code != "O8" else np.dtype(object)
-
-
-class _Array:
-    """An array that `_reconstruct` has announced and BUILD fills."""
-
-    value: np.ndarray | None = None
 
 
 _MARK = object()
@@ -170,7 +140,7 @@ class _Machine:
         if index not in self.memo:
             raise UnpickleError(f"refers to value {index}, which there is not")
         value = self.memo[index]
-        self.push(value.value if isinstance(value, _Array) and value.value is not None else value)
+        self.push(value.value if isinstance(value, Array) and value.value is not None else value)
 
     def long(self, size: int) -> None:
         if size > 8:
@@ -217,10 +187,10 @@ class _Machine:
     def named(self, module: Any, name: Any) -> None:
         if type(module) is not str or type(name) is not str:  # showing such a value could take for ever
             raise UnpickleError("a name that is no text")
-        if module not in _MODULES or name not in _FUNCTIONS:
+        if module not in MODULES or name not in FUNCTIONS:
             raise UnpickleError(f"names {module[:80]}.{name[:80]}, which is refused: only numpy arrays and "
                                 "plain containers are read")  # fmt: skip
-        self.push(_Named(name))
+        self.push(Named(name))
 
     def stack_global(self) -> None:
         name, module = self.pop(), self.pop()
@@ -228,17 +198,17 @@ class _Machine:
 
     def reduce(self) -> None:
         arguments, function = self.pop(), self.pop()
-        if not isinstance(function, _Named) or type(arguments) is not tuple:
+        if not isinstance(function, Named) or type(arguments) is not tuple:
             raise UnpickleError("a call of something that is no numpy function")
         match function.name, arguments:
-            case "dtype", (str(code), *_) if _DTYPE.fullmatch(code):
-                self.push(_Type(code))
-            case "_reconstruct", (_Named(name="ndarray"), (0,), _):
-                self.push(_Array())
-            case "scalar", (_Type() as kind, bytes(raw)) if kind.code != "O8":
-                self.push(_from_bytes(raw, kind, (), "C").item())
-            case "_frombuffer", (bytes(raw) | bytearray(raw), _Type() as kind, tuple(shape), "C" | "F" as order):
-                self.push(_from_bytes(bytes(raw), kind, shape, order))
+            case "dtype", (str(code), *_) if DTYPE.fullmatch(code):
+                self.push(Type(code))
+            case "_reconstruct", (Named(name="ndarray"), (0,), _):
+                self.push(Array())
+            case "scalar", (Type() as kind, bytes(raw)) if kind.code != "O8":
+                self.push(from_bytes(raw, kind, (), "C").item())
+            case "_frombuffer", (bytes(raw) | bytearray(raw), Type() as kind, tuple(shape), "C" | "F" as order):
+                self.push(from_bytes(bytes(raw), kind, shape, order))
             case _:
                 raise UnpickleError(f"numpy's {function.name} with arguments that numpy does not write")
 
@@ -246,42 +216,16 @@ class _Machine:
         state = self.pop()
         target = self.stack[-1] if self.stack else None
         match target, state:
-            case _Type(), (int(), "<" | ">" | "|" | "=" as order, None, None, None, *_):
+            case Type(), (int(), "<" | ">" | "|" | "=" as order, None, None, None, *_):
                 target.order = "=" if order == "|" else order
-            case _Array(value=None), (int(), tuple(shape), _Type() as kind, bool(fortran), bytes(raw)):
-                target.value = _from_bytes(raw, kind, shape, "F" if fortran else "C")
+            case Array(value=None), (int(), tuple(shape), Type() as kind, bool(fortran), bytes(raw)):
+                target.value = from_bytes(raw, kind, shape, "F" if fortran else "C")
                 self.stack[-1] = target.value
-            case _Array(value=None), (int(), tuple(shape), _Type(code="O8"), bool(fortran), list(items)):
-                target.value = _from_list(items, shape, "F" if fortran else "C")
+            case Array(value=None), (int(), tuple(shape), Type(code="O8"), bool(fortran), list(items)):
+                target.value = from_list(items, shape, "F" if fortran else "C")
                 self.stack[-1] = target.value
             case _:
                 raise UnpickleError("a numpy array or type with a state that numpy does not write")
-
-
-def _from_bytes(raw: bytes, kind: _Type, shape: tuple[Any, ...], order: Any) -> np.ndarray:
-    if kind.code == "O8":
-        raise UnpickleError("an array of objects given as bytes")
-    dtype = kind.dtype
-    if _count(shape) * dtype.itemsize != len(raw):
-        raise UnpickleError(f"an array {dtype.str} {list(shape)} with {len(raw)} bytes of data")
-    array = np.frombuffer(raw, dtype) if raw else np.empty(0, dtype)
-    return array.reshape(shape, order=order).astype(dtype.newbyteorder("="), copy=False)
-
-
-def _from_list(items: list[Any], shape: tuple[Any, ...], order: Any) -> np.ndarray:
-    if _count(shape) != len(items):
-        raise UnpickleError(f"an array of objects {list(shape)} with {len(items)} items")
-    array = np.empty(len(items), object)
-    for i, item in enumerate(items):
-        array[i] = item
-    return array.reshape(shape, order=order)
-
-
-def _count(shape: tuple[Any, ...]) -> int:
-    fits = len(shape) <= 8 and all(type(n) is int and n >= 0 for n in shape)
-    if not fits or math.prod(n for n in shape if n) > MAX_BYTES:
-        raise UnpickleError("an array with an impossible shape")
-    return math.prod(shape)
 
 
 def _key(value: Any) -> Any:
@@ -333,7 +277,7 @@ def _check_plain(root: Any) -> None:
 
 def _children(value: Any) -> list[Any] | None:
     """What a container holds; None for a value that holds nothing. Raises UnpickleError for what is not plain."""
-    if isinstance(value, (_Named, _Type, _Array)) or value is _MARK:
+    if isinstance(value, (Named, Type, Array)) or value is _MARK:
         raise UnpickleError("numpy's inner pieces outside of an array")
     if isinstance(value, (list, tuple)):
         return list(value)
