@@ -96,7 +96,7 @@ class BatchRenderer:
         """Move furniture (drawers, fridge door), objects, robot and camera of all worlds to where `state` has them."""
         n, pose = self.num_worlds, self._pose
         q = torch.cat([state.joint, torch.zeros_like(state.joint[:, :1])], dim=1).gather(1, pose["joint"])  # (N, S)
-        body = torch.cat([state.robot[:, :2], torch.zeros_like(state.robot[:, :1])], dim=1)[:, None]
+        body = torch.cat([state.robot[:, :2], state.robot_height[:, None]], dim=1)[:, None]
         robots = self.model.num_robot
         origin = torch.cat(
             [pose["position"] + pose["slide"] * q[..., None], state.object_position, body.expand(n, robots, 3)], dim=1
@@ -118,9 +118,9 @@ class BatchRenderer:
         camera = list(cameras.CAMERAS).index(self._camera)
         camera_position, camera_matrix = self._camera_position[:, camera], self._camera_matrix[:, camera]
         if self._camera == "head":
-            cameras.head(state.robot, camera_position, camera_matrix)
+            cameras.head(state.robot, state.robot_height, camera_position, camera_matrix)
         else:
-            cameras.third_person(state.robot, pose["room"], camera_position, camera_matrix)
+            cameras.third_person(state.robot, state.robot_height, pose["room"], camera_position, camera_matrix)
 
     def render(self) -> Tensor:
         """Pictures at the poses last set: uint8 (N, size, size, 3) RGB on the device, a new tensor each time."""

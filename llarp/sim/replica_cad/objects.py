@@ -64,7 +64,7 @@ def load_objects(dataset: Dataset, names: Sequence[str], folder: Path | None) ->
     if unknown:
         more = f" (and {len(unknown) - 1} more)" if unknown[1:] else ""
         where = "ReplicaCAD or YCB" + (f" or {folder}" if folder else "")
-        raise UserError(f"no object model {unknown[0]!r}{more} in {where}: name a folder that has it with objects=FOLDER")
+        raise UserError(f"no object model {unknown[0]!r}{more} in {where}: name a folder with it by objects=FOLDER")
     ours, lent, palette = build_objects()
     rows = {n: i for i, n in enumerate(ours.names)}
     parts: list[list[_Part]] = []
@@ -131,6 +131,8 @@ def _standin(name: str, standin: Standin | None, lent: Sequence[Mesh], rows: dic
         size = np.array((0.1, 0.1, 0.1) if standin is None else standin.size)
         return Mesh(name, *_arrays(box(size / 2, cell("tan"))))
     mesh = centered(lent[rows[f"{standin.category.replace(' ', '_')}_{standin.variant}"]])
+    if standin.on_side:
+        mesh = transform(mesh, roll=np.pi / 2)
     extent = np.ptp(mesh.vertices, axis=0)
     return Mesh(name, *_arrays(transform(mesh, scale=(np.array(standin.size) / extent).tolist())))
 

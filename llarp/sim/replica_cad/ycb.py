@@ -1,7 +1,8 @@
 """The YCB objects a published episode can name: their category, and a stand-in for users who do not have the models.
 
 Sizes are those of the YCB object set (Calli et al. 2015, arXiv 1502.03143), metres, of the object as it rests, along
-the axes of our own shape of that category: length along x, width along y, height along z.
+the axes of our own shape of that category: length along x, width along y, height along z. Objects rest as YCB's models
+do in their own frames.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ class Standin:
     category: str  # one of CATEGORIES; "": clutter that no skill picks, drawn as a box
     size: tuple[float, float, float]
     variant: int = 0  # which of our models of the category lends its shape and colours
+    on_side: bool = False  # our shape stands up, YCB's model lies: turned about x, `size` is meant after that
 
 
 _FRUIT = {
@@ -26,7 +28,7 @@ _FRUIT = {
     "013_apple": Standin("apple", (0.075, 0.075, 0.075)),
     "014_lemon": Standin("lemon", (0.068, 0.054, 0.054)),
     "015_peach": Standin("peach", (0.059, 0.059, 0.059)),
-    "016_pear": Standin("pear", (0.066, 0.066, 0.100)),
+    "016_pear": Standin("pear", (0.066, 0.100, 0.066), on_side=True),
     "017_orange": Standin("orange", (0.073, 0.073, 0.073)),
     "018_plum": Standin("plum", (0.052, 0.052, 0.052)),
 }
@@ -57,7 +59,7 @@ _KITCHEN = {
     "033_spatula": Standin("spatula", (0.350, 0.083, 0.035)),
 }
 _TOOLS = {
-    "035_power_drill": Standin("drill", (0.187, 0.057, 0.184)),
+    "035_power_drill": Standin("drill", (0.187, 0.184, 0.057), on_side=True),
     "036_wood_block": Standin("block", (0.085, 0.085, 0.200)),
     "037_scissors": Standin("scissors", (0.200, 0.087, 0.014)),
     "038_padlock": Standin("padlock", (0.065, 0.047, 0.027)),
