@@ -162,18 +162,16 @@ def _handle(action: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _set_joint(state: WorldState, rows: Tensor, handle: Tensor, opens: Tensor, rules: str) -> None:
+    """Opens or closes. What lies in a drawer moves with it in clean rules and stays where it is in published ones."""
     here = state.rows(rows)
-    each = torch.arange(len(rows), device=rows.device)
     target = torch.where(opens, open_to(handle.device)[handle], 0.0)
-    moved = (target - here.joint[each, handle])[:, None, None]
-    if is_published(rules):  # what lies in the drawer by now, however it came there
-        goes_along = in_container(here)[each, :, handle]
-        shift = here.container_slide[each, handle, None] * moved
-    else:
-        container = here.object_inside.clamp(min=0)
-        goes_along = (here.object_inside >= 0) & (joint_of(handle.device)[container] == handle[:, None])
-        shift = here.receptacle_slide.gather(1, container[..., None].expand(-1, -1, 3)) * moved
     state.joint[rows, handle] = target
+    if is_published(rules):
+        return
+    moved = target - here.joint[torch.arange(len(rows), device=rows.device), handle]
+    container = here.object_inside.clamp(min=0)
+    goes_along = (here.object_inside >= 0) & (joint_of(handle.device)[container] == handle[:, None])
+    shift = here.receptacle_slide.gather(1, container[..., None].expand(-1, -1, 3)) * moved[:, None, None]
     state.object_position[rows] += torch.where(goes_along[..., None], shift, 0.0)
 
 
