@@ -70,7 +70,9 @@ class EmbeddedReplayWorlds:
         return [Outcome(*values) for values in zip(*(c.tolist() for c in columns), strict=True)][: len(steps)]
 
     def poses(self) -> list[Pose]:
-        return [(x, 0.0, -y, yaw) for x, y, yaw in self.world.state.robot.tolist()]
+        state = self.world.state
+        heights = state.robot_height.tolist()
+        return [(x, height, -y, yaw) for (x, y, yaw), height in zip(state.robot.tolist(), heights, strict=True)]
 
     def _row(self, episode_id: str | None) -> int:
         if episode_id is None:
@@ -82,11 +84,12 @@ class EmbeddedReplayWorlds:
 
     def _stand(self, poses: Rows[Pose | None]) -> Tensor:
         """Put robots where they are told to be; returns the rows (R,) of their worlds."""
-        told = {i: (p[0], -p[2], p[3]) for i, p in enumerate(poses) if p is not None}
+        told = {i: (p[0], -p[2], p[3], p[1]) for i, p in enumerate(poses) if p is not None}
         rows = torch.tensor(list(told), dtype=torch.int64)
         if told:
-            self.world.state.robot[rows] = torch.tensor(list(told.values()))
-            semantics.refresh(self.world.state)
+            state, given = self.world.state, torch.tensor(list(told.values()))
+            state.robot[rows], state.robot_height[rows] = given[:, :3], given[:, 3]
+            semantics.refresh(state)
         return rows
 
 
