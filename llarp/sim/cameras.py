@@ -16,7 +16,7 @@ _LOOK_AHEAD_M, _LOOK_Z_M = 0.45, 0.75
 
 
 def head(robot: Tensor, height: Tensor, position: Tensor, matrix: Tensor) -> None:
-    """Head camera of robots at (N, 3) x, y, yaw, bases at `height` (N,); writes position (N, 3) and matrix (N, 3, 3)."""
+    """Head camera of robots at (N, 3) x, y, yaw, bases at `height` (N,); writes position (N, 3), matrix (N, 3, 3)."""
     x, _, z = HEAD_CAMERA_POSITION
     cos, sin = robot[:, 2].cos(), robot[:, 2].sin()
     position[:, 0] = robot[:, 0] + x * cos
