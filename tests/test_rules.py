@@ -10,6 +10,7 @@ import pytest
 import torch
 from factories import fake_catalog, fake_scenes, fake_state
 
+from llarp.sim.world import Assets, BatchWorld
 from llarp.tasks import actions as act
 from llarp.tasks import atoms
 from llarp.tasks.entities import (
@@ -21,11 +22,13 @@ from llarp.tasks.entities import (
     RECEPTACLES,
     RIGHT_DRAWER,
 )
+from llarp.tasks.episodes import EpisodeSet
 from llarp.tasks.goals import Circuits, evaluate, ground, parse
 from llarp.tasks.rules import RULES
 from llarp.tasks.semantics import NUM_DRAWS, apply, pickable, read_atoms, refresh, valid_actions
 from llarp.tasks.state import MAX_OBJECTS, WorldState, two_corner_half
-from llarp.tasks.task import TaskTracker
+from llarp.tasks.strings import PackedStrings
+from llarp.tasks.task import TaskConfig
 
 CATALOG = fake_catalog()
 BALL = CATEGORY_INDEX["ball"]
@@ -225,33 +228,49 @@ def test_facts_read_before_the_step():
     assert changed_and_read(opened, act.pick(BALL)) == {atoms.not_holding(), atoms.inside(0, 0)}
 
 
+def episode_of(state: WorldState, goal: dict, subgoals: list[list[str]], rules: str) -> EpisodeSet:
+    """A set of one episode that begins in a state of one world."""
+    circuit = ground(parse(goal), subgoals, state.object_category[0].numpy(), rules)
+    return EpisodeSet(
+        scene=torch.zeros(1, dtype=torch.int32),
+        object_model=state.object_model.to(torch.int16),
+        object_position=state.object_position,
+        object_yaw=state.object_yaw,
+        object_inside=state.object_inside.to(torch.int8),
+        object_receptacle=torch.full((1, MAX_OBJECTS), -1, dtype=torch.int8),
+        joint=state.joint,
+        start_pose=state.robot,
+        wording=torch.zeros(1, dtype=torch.int16),
+        episode_id=torch.zeros(1, dtype=torch.int64),
+        **dict.fromkeys(("instruction", "instruction_type", "goal", "subgoals"), PackedStrings.pack([""])),
+        circuits=Circuits.pack([circuit]),
+        scene_names=["fake_3"],
+        model_names=CATALOG.names,
+        rules=rules,
+    )
+
+
 @both
 def test_steps_are_judged_by_stale_facts(rules):
-    """ "Clear the ball off the sofa", held by nothing: done at the pick where `not_holding` is stale."""
-    from llarp.sim.world import BatchWorld
-    from llarp.tasks.episodes import EpisodeSet
-
+    """ "Clear the ball off the sofa" is done at the pick already where `not_holding` is still true."""
+    state = world(SOFA)
     goal = {"expr_type": "AND", "sub_exprs": ["not_holding()", NOT_ON_SOFA]}
-    scenes, state = fake_scenes(1), world(SOFA)
-    circuit = ground(parse(goal), [["holding(object_0)"], ["not_holding()"]], state.object_category[0].numpy(), rules)
-    made = object.__new__(BatchWorld)  # without models to draw
-    made.state, made.rules, made.catalog, made.seed, made._before = state, rules, CATALOG, 0, None
-    made._episodes = EpisodeSet.__new__(EpisodeSet)
-    made._episodes.episode_id = torch.zeros(1, dtype=torch.int64)
-    made.episode, made.occurrence = torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
-    made.tracker = TaskTracker(1)
-    made.tracker.reset(torch.tensor([0]), Circuits.pack([circuit]), atoms.truth(state, rules))
-    assert len(scenes) == 1 and not made.tracker.progress.item() == 1
+    episodes = episode_of(state, goal, [["holding(object_0)"], ["not_holding()"]], rules)
+    scenes = fake_scenes(4).rows(state.scene)
+    assets = Assets(scenes, None, CATALOG, [], None)  # type: ignore[arg-type]  # nothing is drawn
+    worlds = BatchWorld(assets, episodes, 1, TaskConfig(), rules=rules, pictures=False)
+    worlds.reset(torch.tensor([True]), torch.tensor([0]), torch.tensor([0]))
+    assert torch.equal(worlds.state.robot, state.robot)
 
-    def play(action: int) -> tuple[bool, float]:
-        invalid = made.apply(torch.tensor([action]))
-        assert not invalid.any()
-        result = made.judge(invalid)
-        return bool(result.success), float(result.progress)
+    def play(action: int) -> tuple[bool, bool, float]:
+        invalid = worlds.apply(torch.tensor([action]))
+        result = worlds.judge(invalid)
+        return bool(invalid), bool(result.success), float(result.reward)
 
-    assert play(act.pick(BALL)) == (rules == "published", 1.0)
-    assert play(act.nav_to_receptacle(SINK)) == (False, 1.0)  # by now `not_holding` is false in both
-    assert play(act.place(SINK)) == (True, 1.0)
+    assert play(act.pick(BALL)) == (False, rules == "published", 12.5 if rules == "published" else 2.5)
+    assert play(act.nav_to_receptacle(SINK)) == (False, False, 0)  # by now the hand is full in both
+    assert play(act.pick(BALL)) == (True, False, 0)  # what an invalid pick reads has not changed
+    assert play(act.place(SINK)) == (False, True, 10)
 
 
 # -- goals -------------------------------------------------------------------------------------------------------------
