@@ -136,11 +136,18 @@ def _data(request: Request) -> dict[str, Any]:
     path = Path(config.env.dataset)
     if request.what != "generate" and not path.is_file():
         raise UserError(f"dataset={path}: there is no such file")
+    chosen = request.options
+    if chosen.picture is not None:
+        check_out(Path(chosen.picture), "picture")
     from . import data
 
     if request.what == "generate":
-        return data.generate_file(config, path, request.options.split, request.options.episodes)
-    return data.inspect_file(config, path, solve=request.what == "validate")
+        return data.generate_files(config, path, chosen.split, chosen.episodes, chosen.processes)
+    if request.what == "validate":
+        return data.validate_file(config, path, chosen.processes, chosen.render)
+    beside = Path(chosen.out).with_suffix(".png") if chosen.out is not None else None
+    picture = Path(chosen.picture) if chosen.picture is not None else beside
+    return data.inspect_file(config, path, chosen.rows, chosen.episode, picture)
 
 
 def _doctor(request: Request) -> dict[str, Any]:
@@ -264,15 +271,15 @@ def _refuse(message: str) -> int:
     return 2
 
 
-def check_out(path: Path) -> None:
-    """UserError, before any work, if `path` cannot be written."""
+def check_out(path: Path, what: str = "out") -> None:
+    """UserError, before any work, if `path`, given as `what=`, cannot be written."""
     try:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:
-        raise UserError(f"out={path} cannot be written: {error.strerror or error}") from None
+        raise UserError(f"{what}={path} cannot be written: {error.strerror or error}") from None
 
 
 def _write_result(out: Path, result: Any) -> None:

@@ -60,8 +60,13 @@ class BenchOptions:
 
 @dataclass(frozen=True)
 class DataOptions:
-    split: str = option("train", "generate: split to make episodes for")
-    episodes: int = option(1000, "generate: how many")
+    split: str = option("train", "generate: split to make episodes for, or all (then dataset= is a folder)")
+    episodes: int = option(0, "generate: how many; 0: as many as are published, 150000 for train and 100 for others")
+    processes: int = option(0, "generate, validate: processes that share the work; 0: as many as there are cores")
+    render: int = option(0, "validate: how many random episodes to play in the rendering environment as well")
+    rows: int = option(10, "inspect: how many episodes to list")
+    episode: int = option(-1, "inspect: id of the episode to draw; -1: the first")
+    picture: str | None = option(None, "inspect: PNG for the start of an episode (default: beside out=)")
     out: str | None = option(None, "file for the JSON result")
 
 

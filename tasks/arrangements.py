@@ -20,18 +20,32 @@ from .entities import (
 from .state import MAX_OBJECTS, ObjectCatalog, SceneSet
 
 NUM_OBJECTS = (34, 35, 36)
+"""How many objects a room holds as a rule, as in the published files."""
 NUM_OBJECTS_SHARES = (0.1, 0.8, 0.1)
 REACH_M, REACH_ANGLE_RAD = 1.4, 0.9
 """Objects start within this of where nav to their receptacle leads: a little less than the reach for picking."""
 GAP_M = 0.01
 """Left free between objects on a receptacle, and above them in closed furniture."""
-_TRIES = (3, 9, 32)  # places tried for an object, that many at once
-_SPARES = 8  # more objects a room that take the place of others that find none
-_YAW_JITTER_RAD = 0.3  # objects lie roughly along their furniture, as people leave them; the room holds more that way
-_SECOND_OF_KIND = 0.5  # how much later the second object of a category comes in the draw of what fills the room
+_LATER_OF_KIND = 0.5  # how much later each further object of a category comes in the draw of what fills the room
 _JOINTED = np.array([r.joint >= 0 for r in RECEPTACLES])
 _LIKELY = np.ones(NUM_RECEPTACLES)
 _LIKELY[[0, FRIDGE, LEFT_DRAWER, RIGHT_DRAWER]] = 0.4, 0.15, 0.05, 0.05  # chair and closed furniture hold few
+
+
+@dataclass(frozen=True)
+class _Packing:
+    """How hard is tried to fill a room."""
+
+    tries: tuple[int, ...]  # places tried for an object, that many at once
+    spares: int  # more objects a room that take the place of others that find none
+    yaw_jitter_rad: float  # objects lie roughly along their furniture, as people leave them
+    of_kind: int  # at most this many objects of a category
+
+
+_USUAL = _Packing(tries=(3, 9, 32), spares=8, yaw_jitter_rad=0.3, of_kind=2)
+_TIGHT = _Packing(tries=(3, 9, 32, 128), spares=30, yaw_jitter_rad=0.1, of_kind=3)
+_TIGHT_FROM = 42
+"""Rooms of this many objects are full when packed as usual."""
 
 
 @dataclass
@@ -72,8 +86,16 @@ class _Filling:
 class Arranger:
     """Places objects in the scenes of a SceneSet with the models of one split of a catalogue."""
 
-    def __init__(self, scenes: SceneSet, catalog: ObjectCatalog, models: np.ndarray):
-        """`models` (V,): rows of the catalogue that may be used."""
+    def __init__(
+        self,
+        scenes: SceneSet,
+        catalog: ObjectCatalog,
+        models: np.ndarray,
+        num_objects: tuple[int, int, int] = NUM_OBJECTS,
+    ):
+        """`models` (V,): rows of the catalogue that may be used; `num_objects` a room: the middle number as a rule."""
+        self.num_objects = num_objects
+        self.packing = _TIGHT if max(num_objects) >= _TIGHT_FROM else _USUAL
         self.center = scenes.receptacle_center.numpy().astype(np.float64)
         self.half = scenes.receptacle_half.numpy().astype(np.float64)
         self.yaw = scenes.receptacle_yaw.numpy().astype(np.float64)
@@ -90,34 +112,38 @@ class Arranger:
         self, rng: np.random.Generator, scene: np.ndarray, category: np.ndarray, receptacle: np.ndarray
     ) -> Arrangement:
         """Rooms in the given scenes (B,): the required objects, of `category` (B, R) on `receptacle` (B, R), -1: none,
-        and as many of other training categories as fill the room, at most two of each."""
+        and as many of other training categories as fill the room, at most two of each (three in
+        rooms that are packed tightly). A required object with receptacle -1 may lie anywhere."""
         required = category.shape[1]
-        total = rng.choice(NUM_OBJECTS, size=len(scene), p=NUM_OBJECTS_SHARES)
-        fillers = self._models(rng, self._fillers(rng, category, max(NUM_OBJECTS) + _SPARES))
-        fillers[:, :-_SPARES] = self._big_first(fillers[:, :-_SPARES])
+        total = rng.choice(self.num_objects, size=len(scene), p=NUM_OBJECTS_SHARES)
+        most, spares = max(self.num_objects), self.packing.spares
+        fillers = self._models(rng, self._fillers(rng, category, most + spares))
+        fillers[:, :most] = self._big_first(fillers[:, :most])
         room = _Filling.empty(np.concatenate([self._models(rng, category), fillers], axis=1))
         anywhere = np.full(len(scene), -1)
         for k in range(room.model.shape[1]):
             rows = np.flatnonzero(((room.where >= 0).sum(1) < total) & (room.model[:, k] >= 0))
-            for tries in _TRIES:
+            for tries in self.packing.tries:
                 if len(rows):
                     self._place(rng, scene, room, k, receptacle[:, k] if k < required else anywhere, rows, tries)
                     rows = rows[room.where[rows, k] < 0]
         placed = room.where >= 0
-        complete = (placed[:, :required] | (category < 0)).all(1) & (placed.sum(1) >= min(NUM_OBJECTS))
+        complete = (placed[:, :required] | (category < 0)).all(1) & (placed.sum(1) >= min(self.num_objects))
         return _shuffle(rng, room, required, complete)
 
     def _fillers(self, rng: np.random.Generator, taken: np.ndarray, num: int) -> np.ndarray:
         """Categories (B, num) in random order, none of those `taken` (B, R), first ones rather than second ones."""
-        kinds = np.tile(np.arange(NUM_TRAIN_CATEGORIES), 2)
-        key = rng.random((len(taken), len(kinds))) + np.repeat([0.0, _SECOND_OF_KIND], NUM_TRAIN_CATEGORIES)
+        often = self.packing.of_kind
+        kinds = np.tile(np.arange(NUM_TRAIN_CATEGORIES), often)
+        later = np.repeat(np.arange(often) * _LATER_OF_KIND, NUM_TRAIN_CATEGORIES)
+        key = rng.random((len(taken), len(kinds))) + later
         key[(kinds == taken[..., None]).any(1)] = np.inf
         return kinds[np.argsort(key, axis=1)[:, :num]]
 
     def _models(self, rng: np.random.Generator, category: np.ndarray) -> np.ndarray:
         model = np.full(category.shape, -1)
         u = rng.random(category.shape)
-        for c in range(NUM_TRAIN_CATEGORIES):
+        for c in range(len(self.variants)):
             of_kind = category == c
             model[of_kind] = self.variants[c][(u[of_kind] * len(self.variants[c])).astype(int)]
         return model
@@ -145,7 +171,7 @@ class Arranger:
         r = np.where(fixed[:, None] >= 0, fixed[:, None], drawn)
         half, center, surface = self.half[s, r], self.center[s, r], self.surface[s, r]  # (B, C, ...)
         size = self.half_size[room.model[rows, k]]  # (B, 3)
-        turn = rng.integers(4, size=each) * (math.pi / 2) + (rng.random(each) * 2 - 1) * _YAW_JITTER_RAD
+        turn = rng.integers(4, size=each) * (math.pi / 2) + (rng.random(each) * 2 - 1) * self.packing.yaw_jitter_rad
         cos, sin = np.abs(np.cos(turn))[..., None], np.abs(np.sin(turn))[..., None]
         extent = cos * size[:, None, :2] + sin * size[:, None, 1::-1]  # (B, C, 2) along the receptacle's axes
         inner = half[..., :2] - extent
@@ -191,7 +217,8 @@ def _shuffle(rng: np.random.Generator, room: _Filling, required: int, complete: 
     def in_slots(x: np.ndarray, empty: float, dtype: type) -> np.ndarray:
         wide = (..., *[None] * (x.ndim - 2))
         out = np.full((batch, MAX_OBJECTS, *x.shape[2:]), empty, dtype)
-        out[:, :columns] = np.take_along_axis(np.where(present[wide], x, empty), order[wide], axis=1)
+        inorder = np.take_along_axis(np.where(present[wide], x, empty), order[wide], axis=1)
+        out[:, :columns] = inorder[:, :MAX_OBJECTS]  # what is beyond has found no place
         return out
 
     receptacle = in_slots(room.where, -1, np.int64)

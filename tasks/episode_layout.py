@@ -58,8 +58,9 @@ def read_about(metadata: Mapping[str, str]) -> tuple[dict[str, Any], Any]:
     if version != FORMAT_VERSION:
         raise EpisodeFileError(f"format version {version!r}, but {FORMAT_VERSION} is read here: generate it again")
     for name, kind in ABOUT.items():
-        value = about.get(name)
-        if type(value) is not kind or (kind is list and not all(isinstance(x, str) for x in value)):
+        value: Any = about.get(name)
+        fits = isinstance(value, kind) and not isinstance(value, bool)
+        if not fits or (kind is list and any(not isinstance(x, str) for x in value)):
             raise EpisodeFileError(f"its description has no proper {name!r}")
     if about["rules"] not in RULES:
         raise EpisodeFileError(f"rules {about['rules']!r} are unknown; known: {', '.join(RULES)}")
@@ -83,7 +84,7 @@ def check_tensors(tensors: Mapping[str, Tensor], about: Mapping[str, Any], claim
 def _is_known(name: str) -> bool:
     head, _, tail = name.partition(".")
     return name in ARRAYS or (head == "circuits" and tail in CIRCUITS) or (
-        head in STRINGS and tail in ("blob", "offsets", "index"))
+        head in STRINGS and tail in ("blob", "offsets", "which"))
 
 
 def _check_shapes(tensors: Mapping[str, Tensor]) -> None:
@@ -100,7 +101,7 @@ def _check_shapes(tensors: Mapping[str, Tensor]) -> None:
         wanted |= {
             f"{name}.blob": (torch.uint8, (width(f"{name}.blob", 0),)),
             f"{name}.offsets": (torch.int64, (max(width(f"{name}.offsets", 0), 1),)),
-            f"{name}.index": (torch.int32, (num,)),
+            f"{name}.which": (torch.int32, (num,)),
         }
     for name, (dtype, shape) in wanted.items():
         found = tensors.get(name)
@@ -122,7 +123,7 @@ def _check_ranges(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> No
         "circuits.source": (0, NUM_ATOMS + nodes),
         "circuits.num_subgoals": (0, MAX_SUBGOALS + 1),
         "circuits.depth": (1, MAX_DEPTH + 1),
-    } | {f"{name}.index": (0, len(tensors[f"{name}.offsets"]) - 1) for name in STRINGS}
+    } | {f"{name}.which": (0, len(tensors[f"{name}.offsets"]) - 1) for name in STRINGS}
     for name, (low, high) in limits.items():
         values = tensors[name]
         if values.numel() and not (low <= int(values.min()) and int(values.max()) < high):

@@ -230,7 +230,7 @@ def _tensors(episodes: EpisodeSet) -> dict[str, Tensor]:
     tensors |= {f"circuits.{k}": v for k, v in episodes.circuits.tensors().items()}
     for name in STRINGS:
         texts = PackedStrings.pack(getattr(episodes, name)).compact()
-        tensors |= {f"{name}.blob": texts.blob, f"{name}.offsets": texts.offsets, f"{name}.index": texts.index}
+        tensors |= {f"{name}.blob": texts.blob, f"{name}.offsets": texts.offsets, f"{name}.which": texts.which}
     return {name: t.cpu().contiguous() for name, t in tensors.items()}
 
 
@@ -269,6 +269,6 @@ def load(path: str | Path, scenes: SceneSet | None = None, catalog: ObjectCatalo
 def _episode_set(tensors: dict[str, Tensor], about: dict[str, Any]) -> EpisodeSet:
     fields: dict[str, Any] = {name: tensors[name] for name in ARRAYS}
     for name in STRINGS:
-        fields[name] = PackedStrings(*(tensors[f"{name}.{part}"] for part in ("blob", "offsets", "index")))
+        fields[name] = PackedStrings(*(tensors[f"{name}.{part}"] for part in ("blob", "offsets", "which")))
     circuits = Circuits.from_tensors({name: tensors[f"circuits.{name}"] for name in CIRCUITS})
     return EpisodeSet(**fields, circuits=circuits, **about)

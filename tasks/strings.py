@@ -10,11 +10,11 @@ from torch import Tensor
 
 
 class PackedStrings(Sequence[str]):
-    """E strings: `index` (E,) int32 into T distinct texts, the UTF-8 bytes of text t being
+    """E strings: `which` (E,) int32 of T distinct texts, the UTF-8 bytes of text t being
     `blob[offsets[t] : offsets[t + 1]]` (`blob` uint8 (B,), `offsets` int64 (T + 1,))."""
 
-    def __init__(self, blob: Tensor, offsets: Tensor, index: Tensor):
-        self.blob, self.offsets, self.index = blob, offsets, index
+    def __init__(self, blob: Tensor, offsets: Tensor, which: Tensor):
+        self.blob, self.offsets, self.which = blob, offsets, which
 
     @classmethod
     def pack(cls, texts: Sequence[str]) -> PackedStrings:
@@ -26,14 +26,14 @@ class PackedStrings(Sequence[str]):
         return cls(*_table([text.encode() for text in number]), torch.tensor(index, dtype=torch.int32))
 
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self.which)
 
     def __getitem__(self, i):  # type: ignore[no-untyped-def]  # int -> str; slices are not offered
-        return self._text(int(self.index[range(len(self))[int(i)]])).decode()
+        return self._text(int(self.which[range(len(self))[int(i)]])).decode()
 
     def __iter__(self) -> Iterator[str]:
         texts: dict[int, str] = {}
-        for t in self.index.tolist():
+        for t in self.which.tolist():
             if t not in texts:
                 texts[t] = self._text(t).decode()
             yield texts[t]
@@ -42,12 +42,13 @@ class PackedStrings(Sequence[str]):
         return self.blob[int(self.offsets[t]) : int(self.offsets[t + 1])].numpy().tobytes()
 
     def rows(self, index: Tensor) -> PackedStrings:
-        """The strings at `index`, over the same texts."""
-        return PackedStrings(self.blob, self.offsets, self.index[index])
+        """The strings at `index`, over the same texts unless few of those are needed."""
+        rows = PackedStrings(self.blob, self.offsets, self.which[index])
+        return rows.compact() if 2 * len(rows) < len(self.offsets) - 1 else rows
 
     def compact(self) -> PackedStrings:
         """The same strings without texts that none of them is."""
-        used, index = self.index.unique(return_inverse=True)
+        used, index = self.which.unique(return_inverse=True)
         if len(used) == len(self.offsets) - 1:
             return self
         return PackedStrings(*_table([self._text(t) for t in used.tolist()]), index.to(torch.int32))
@@ -59,7 +60,7 @@ def join(parts: Sequence[Sequence[str]]) -> PackedStrings:
     index = []
     for part in map(PackedStrings.pack, parts):
         ids = [number.setdefault(part._text(t), len(number)) for t in range(len(part.offsets) - 1)]
-        index.append(torch.tensor(ids, dtype=torch.int32)[part.index.long()])
+        index.append(torch.tensor(ids, dtype=torch.int32)[part.which.long()])
     return PackedStrings(*_table(list(number)), torch.cat(index))
 
 

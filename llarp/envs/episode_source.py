@@ -24,7 +24,7 @@ from llarp.tasks.published_episodes import published_episodes
 
 from .config import EnvConfig
 
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 """To be raised when the generator makes other episodes than before from the same scenes and seed."""
 
 
