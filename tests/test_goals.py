@@ -1,19 +1,16 @@
-"""Goals: parsing, grounding and batched evaluation against a plain recursive evaluator."""
+"""Goals: parsing, grounding and batched evaluation (against a plain recursive evaluator: test_goal_meaning.py)."""
 
 from __future__ import annotations
 
-from itertools import product
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from llarp.tasks import atoms
 from llarp.tasks.entities import CATEGORY_INDEX, NUM_RECEPTACLES
-from llarp.tasks.goals import MAX_SUBGOALS, Circuits, Predicate, domain, evaluate, ground, parse, slot_name
+from llarp.tasks.goals import MAX_SUBGOALS, Circuits, domain, evaluate, ground, parse, slot_name
 from llarp.tasks.rules import TaskError
 from llarp.tasks.state import MAX_OBJECTS
 
@@ -186,75 +183,6 @@ def test_rows_assign_and_stored_tensors_keep_meaning():
         for row in (1, 2):
             expected = evaluate(small, table[row : row + 1])
             assert goal[row] == expected[0][0] and torch.equal(subgoal[row], expected[1][0])
-
-
-# -- random expressions ------------------------------------------------------------------------------------------------
-
-NAMES = ("X", "Y", "Z", "W")
-
-
-@st.composite
-def expressions(draw, depth: int = 0, bound: tuple[str, ...] = ()):
-    """A dict of an expression; `bound`: variables of object type in scope."""
-    out: dict = {"expr_type": draw(st.sampled_from(["AND", "OR", "NAND", "NOR"]))}
-    receptacle_variable = None
-    if draw(st.booleans()) and len(bound) < len(NAMES):
-        fresh = NAMES[len(bound) : len(bound) + draw(st.integers(1, 2))]
-        types = [draw(st.sampled_from(["ball", "can", "cup"])) for _ in fresh]  # no cups: an empty domain
-        out["quantifier"] = draw(st.sampled_from(["EXISTS", "FORALL"]))
-        out["inputs"] = [{"name": n, "expr_type": t} for n, t in zip(fresh, types, strict=True)]
-        bound = bound + fresh
-        if draw(st.integers(0, 3)) == 0:
-            receptacle_variable = "R"
-            out["inputs"].append({"name": "R", "expr_type": "receptacle"})
-    places = ["sofa", "sink", *([receptacle_variable] if receptacle_variable else [])]
-    things = [*bound, slot_name(0)]
-    leaf = st.one_of(
-        st.just("not_holding()"),
-        st.sampled_from(places).map(lambda r: f"robot_at({r})"),
-        st.sampled_from(things).map(lambda x: f"holding({x})"),
-        st.tuples(st.sampled_from(things), st.sampled_from(places)).map(lambda p: f"on_top({p[0]}, {p[1]})"),
-    )
-    term = leaf if depth >= 2 else st.one_of(leaf, expressions(depth=depth + 1, bound=bound))
-    out["sub_exprs"] = draw(st.lists(term, min_size=1, max_size=3))
-    return out
-
-
-def reference(expression, table: np.ndarray, category: np.ndarray, bound: dict) -> bool:
-    """The meaning of an expression, spelled out one binding after the other."""
-    if isinstance(expression, Predicate):
-        entities = []
-        for name in expression.arguments:
-            if name in bound:
-                entities.append(bound[name])
-            else:
-                entities.append(atoms.fixed_entity(name) or ("object", int(name.removeprefix("object_"))))
-        return bool(table[atoms.atom_index(expression.name, tuple(entities))])
-    negated = expression.op.startswith("N")
-    combine = any if expression.op.endswith("OR") else all
-    results = []
-    for values in product(*(domain(v, category) for v in expression.variables)):
-        if any(a == b for i, a in enumerate(values) for b in values[:i]):
-            continue
-        inner = bound | {v.name: e for v, e in zip(expression.variables, values, strict=True)}
-        results.append(combine([reference(t, table, category, inner) for t in expression.terms]))
-    over = all if expression.quantifier == "FORALL" else any
-    return over(results) != negated
-
-
-@settings(max_examples=150, deadline=None, derandomize=True)
-@given(st.lists(expressions(), min_size=1, max_size=4), st.integers(0, 2**31 - 1), st.floats(0.1, 0.95))
-def test_batched_circuits_agree_with_the_recursive_meaning(sources, seed, density):
-    category = slots(ball=[0, 4], can=[1, 2, 9])
-    parsed = [parse(s) for s in sources]
-    assert [parse(p.to_dict()) for p in parsed] == parsed
-    rng = np.random.default_rng(seed)
-    table = rng.random((len(parsed), atoms.NUM_ATOMS)) < density
-    circuits = Circuits.pack([ground(p, [["not_holding()"]], category) for p in parsed])
-    goal, subgoal, _ = evaluate(circuits, torch.from_numpy(table))
-    for i, p in enumerate(parsed):
-        assert bool(goal[i]) == reference(p, table[i], category, {})
-        assert bool(subgoal[i, 0]) == bool(table[i, atoms.not_holding()])
 
 
 def test_receptacle_domain_is_complete():
