@@ -130,7 +130,7 @@ def _add(rng: np.random.Generator, scene: Apartment, kind: str, variants: list[P
             fits &= ~overlap(front, others).any(1)
     if not fits.any():
         return False
-    scene.placed.append(PlacedPiece(kind, variant, piece, poses[int(fits.argmax())]))
+    scene.placed.append(PlacedPiece(kind, variant, piece, poses[int(np.argmax(fits))]))
     return True
 
 
@@ -156,7 +156,7 @@ def _add_decor(rng: np.random.Generator, scene: Apartment, pieces: Pieces) -> No
             fronts = np.concatenate([_front(p.pose[None], p.piece) for p in others if p.piece.front])
             fits &= ~overlap(rects, fronts).any(1)
         if fits.any() and (kind != "shelf" or rng.random() < 0.8):
-            scene.placed.append(PlacedPiece(kind, variant, piece, poses[int(fits.argmax())]))
+            scene.placed.append(PlacedPiece(kind, variant, piece, poses[int(np.argmax(fits))]))
 
 
 def _surface_points(placed: PlacedPiece, receptacle: int, slide: float = 0.0) -> Floats:

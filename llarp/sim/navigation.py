@@ -117,7 +117,7 @@ def largest_component(free: Bools) -> Bools:
     left, best = free.copy(), np.zeros_like(free)
     while left.sum() > best.sum():
         part = np.zeros_like(free)
-        part[np.unravel_index(int(left.argmax()), left.shape)] = True
+        part[np.unravel_index(int(np.argmax(left)), left.shape)] = True
         while (grown := _spread(part, left)).sum() > part.sum():
             part = grown
         left &= ~part
@@ -186,5 +186,5 @@ def nav_pose(
     for some in np.split(poses, range(32, len(poses), 32)):  # nearest first: most often the first will do
         clear = segments_clear(some[:, :2], target, blockers)
         if clear.any():
-            return some[int(clear.argmax())]
+            return some[int(np.argmax(clear))]
     return None
