@@ -123,9 +123,9 @@ class Dataset:
         return self._read[file]
 
     def navmesh(self, scene: SceneInstance) -> Path:
-        """The file of a scene's navmesh."""
-        name = scene.navmesh if scene.navmesh in self.navmeshes else scene.name  # some scenes name none there is
-        return self._find("navmesh", self.navmeshes, name, scene.file)
+        """The file of a scene's navmesh: as in the original the one called like the scene, else the one it names."""
+        own = self.folder.root / "navmeshes" / f"{scene.name}.navmesh"
+        return own if own.is_file() else self._find("navmesh", self.navmeshes, scene.navmesh, scene.file)
 
     def _config(self, file: Path) -> ObjectConfig:
         if file not in self._read:

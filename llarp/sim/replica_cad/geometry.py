@@ -2,7 +2,8 @@
 
 As in the original, boxes are those of the dataset with all joints at 0, a nav pose is the point of the navmesh nearest
 to the box's centre or the handle, turned towards it, and of several objects with the same receptacle (a room has two
-chairs) the last one's counts. Letters in shapes: R receptacles (11), H handles (5).
+chairs) the last one's counts. Things rest on the bottoms of the boxes, which the dataset puts on the surfaces (on the
+sofa some 3 cm above). Letters in shapes: R receptacles (11), H handles (5).
 """
 
 from __future__ import annotations
@@ -113,8 +114,10 @@ def _boxes(dataset: Dataset, scene: SceneInstance) -> dict[str, _Box]:
     for instance in scene.objects:
         config = dataset.object(instance.template, scene.file)
         if config.receptacles:
-            model = Model(()) if config.render_asset is None else _model(config.render_asset)
-            frame = instance.matrix @ asset_matrix(config, model, instance.scale, instance.origin_is_com)
+            if config.render_asset is None:
+                raise UserError(f"{config.file}: it has receptacles, but no render_asset")
+            asset = asset_matrix(config, _model(config.render_asset), instance.scale, instance.origin_is_com)
+            frame = instance.matrix @ asset
             found |= {r.name: _Box(frame, r.position, r.half, np.zeros(3)) for r in config.receptacles}
     for instance in scene.articulated:
         articulated = dataset.articulated(instance.template, scene.file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ WALKABLE = 0x01
 MIN_AREA_M2 = 1e-5
 """Habitat disables polygons smaller than this."""
 
+_LIMIT_M = 1e5
+_EDGES_APART_M = 0.01  # edges of neighbouring tiles that are nearer lie on each other
 _SET_MAGIC, _TILE_MAGIC, _TILE_VERSION = 0x4D534554, 0x444E4156, 7
 _SETTINGS_BYTES = 56  # Habitat's NavMeshSettings, from version 2 of the file on
 _BORDER, _NO_EDGE = 0x8000, 0  # an edge at the tile's border; an edge with nothing beyond it
@@ -104,14 +107,15 @@ def _tile(data: bytes) -> _Tile:
     parts: dict[str, NDArray[Any]] = {}
     for name, (dtype, width) in _PARTS.items():
         part, at = _take(data, at, dtype, int(head[name]) * width)
-        parts[name] = part.reshape(-1, width).astype(float) if dtype.kind == "f" else part
+        with np.errstate(invalid="ignore"):  # numbers that are none are refused below
+            parts[name] = part.reshape(-1, width).astype(float) if dtype.kind == "f" else part
     verts, polys, details, detail_verts = (parts[k] for k in ("verts", "polys", "details", "detail_verts"))
     if at != len(data):
         raise ValueError("a tile's size is not that of its parts (references of 64 bits are not read)")
     if len(details) < np.count_nonzero(polys["area_type"] >> 6 == 0):
         raise ValueError("polygons without detail triangles")
-    if not (np.isfinite(verts).all() and np.isfinite(detail_verts).all() and np.isfinite(head["climb"])):
-        raise ValueError("coordinates that are not numbers")
+    if not all((np.abs(x) <= _LIMIT_M).all() for x in (verts, detail_verts, head["climb"])):
+        raise ValueError("coordinates that are not lengths in a room")
     return _Tile(head, verts, polys, details, detail_verts, parts["detail_tris"].reshape(-1, 4))
 
 
@@ -175,27 +179,39 @@ def _detail_triangles(
 
 def _across_tiles(edges: list[tuple[_Tile, int, Floats, int]]) -> list[tuple[int, int]]:
     """Pairs of polygons whose border edges lie on each other, in neighbouring tiles."""
+    lines: defaultdict[tuple[int, int], list[tuple[_Tile, Floats, int]]] = defaultdict(list)  # by side and where it is
+    for tile, side, ends, polygon in edges:
+        lines[side, _line(side, ends)].append((tile, ends, polygon))
     pairs = []
-    for tile, side, (a, b), polygon in edges:
-        across, along = (0, 2) if side in (0, 4) else (2, 0)
-        for other, other_side, (c, d), neighbour in edges:
-            if other is tile or other_side != (side + 4) % 8 or abs(a[across] - c[across]) > 0.01:
-                continue
-            low = max(min(a[along], b[along]), min(c[along], d[along]))
-            high = min(max(a[along], b[along]), max(c[along], d[along]))
-            if high - low <= 0.02:
-                continue
-            gaps = [_at(c, d, along, x) - _at(a, b, along, x) for x in (low + 0.01, high - 0.01)]
-            reach = 2 * float(tile.head["climb"])
-            if gaps[0] * gaps[1] < 0 or min(abs(g) for g in gaps) <= reach:
-                pairs.append((polygon, neighbour))
+    for tile, side, ends, polygon in edges:
+        reach = 2 * float(tile.head["climb"])
+        for step in (-1, 0, 1):
+            for other, other_ends, neighbour in lines.get(((side + 4) % 8, _line(side, ends) + step), ()):
+                if other is not tile and _touch(ends, other_ends, side, reach):
+                    pairs.append((polygon, neighbour))
     return pairs
 
 
-def _at(a: Floats, b: Floats, along: int, x: float) -> float:
-    """Height at coordinate x of the line from a to b."""
-    span = b[along] - a[along]
-    return float(a[1] + (b[1] - a[1]) * ((x - a[along]) / span if span else 0.0))
+def _line(side: int, ends: Floats) -> int:
+    """Which line, in steps of `_EDGES_APART_M`, an edge (2, 3) at a tile's side lies on."""
+    return int(ends[0, 0 if side in (0, 4) else 2] / _EDGES_APART_M)
+
+
+def _touch(mine: Floats, others: Floats, side: int, reach: float) -> bool:
+    """Whether two edges (2, 3) on the same side overlap by more than a touch, and are within reach in height."""
+    across, along = (0, 2) if side in (0, 4) else (2, 0)
+    low, high = max(mine[:, along].min(), others[:, along].min()), min(mine[:, along].max(), others[:, along].max())
+    if abs(mine[0, across] - others[0, across]) > _EDGES_APART_M or high - low <= 2 * _EDGES_APART_M:
+        return False
+    ends = (low + _EDGES_APART_M, high - _EDGES_APART_M)
+    gaps = [_at(others, along, x) - _at(mine, along, x) for x in ends]
+    return gaps[0] * gaps[1] < 0 or min(abs(g) for g in gaps) <= reach
+
+
+def _at(edge: Floats, along: int, x: float) -> float:
+    """Height of an edge (2, 3) at coordinate x."""
+    a, b = edge
+    return float(a[1] + (b[1] - a[1]) * (x - a[along]) / (b[along] - a[along]))
 
 
 def _islands(count: int, joined: list[tuple[int, int]]) -> NDArray[np.int64]:
