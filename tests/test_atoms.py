@@ -9,7 +9,7 @@ import torch
 from factories import fake_state
 
 from llarp.tasks import atoms
-from llarp.tasks.entities import FRIDGE_HANDLE, LEFT_DRAWER, NUM_HANDLES, NUM_RECEPTACLES, RECEPTACLES
+from llarp.tasks.entities import FRIDGE_HANDLE, LEFT_DRAWER, NUM_HANDLES, NUM_RECEPTACLES
 from llarp.tasks.keyed_random import uniform
 from llarp.tasks.rules import TaskError
 from llarp.tasks.state import MAX_OBJECTS
@@ -25,53 +25,6 @@ def test_every_atom_has_its_own_index():
     indices += [atoms.robot_at(i) for i in range(NUM_HANDLES + NUM_RECEPTACLES)]
     indices += [f(h) for f in (atoms.opened, atoms.closed) for h in range(NUM_HANDLES)]
     assert sorted(indices) == list(range(atoms.NUM_ATOMS))
-
-
-def naive_truth(state, world: int) -> set[int]:
-    """The true atoms of one world, by scalar arithmetic with angles."""
-    x, y, yaw = state.robot[world].double().tolist()
-
-    def at(point: torch.Tensor, reach: float, angle: float) -> bool:
-        px, py = point.tolist()[:2]
-        bearing = math.atan2(py - y, px - x) - yaw
-        return math.hypot(px - x, py - y) <= reach and abs(math.remainder(bearing, 2 * math.pi)) <= angle
-
-    held = int(state.held[world])
-    true = {atoms.TRUE} | ({atoms.not_holding()} if held < 0 else {atoms.holding(held)})
-    center = state.receptacle_center_now()[world].double()
-    for h in range(NUM_HANDLES):
-        q = float(state.joint[world, h])
-        true |= {atoms.opened(h)} if q > (1.07 if h == FRIDGE_HANDLE else 0.35) else set()
-        true |= {atoms.closed(h)} if abs(q) < 0.15 else set()
-        true |= {atoms.robot_at(h)} if at(state.handle_position[world, h], 2.0, 1.57) else set()
-    for r in range(NUM_RECEPTACLES):
-        true |= {atoms.robot_at(NUM_HANDLES + r)} if at(center[r], 2.0, 1.57) else set()
-    for slot in (state.object_category[world] >= 0).nonzero()[:, 0].tolist():
-        point = state.object_position[world, slot].double()
-        true |= {atoms.robot_at_object(slot)} if at(point, 2.0, 1.57) else set()
-        true |= {atoms.robot_at_obj(slot)} if at(point, 1.5, 1.0) else set()
-        for r in range(NUM_RECEPTACLES):
-            dx, dy, dz = (point - center[r]).tolist()
-            turn = -float(state.receptacle_yaw[world, r])
-            local = (dx * math.cos(turn) - dy * math.sin(turn), dx * math.sin(turn) + dy * math.cos(turn), dz)
-            if slot != held and all(abs(v) <= h for v, h in zip(local, state.receptacle_half[world, r], strict=True)):
-                true.add(atoms.on_top(slot, r))
-                true |= {atoms.inside(slot, RECEPTACLES[r].joint)} if RECEPTACLES[r].joint >= 0 else set()
-    return true
-
-
-def test_truth_agrees_with_scalar_arithmetic():
-    state = fake_state(6, seed=3)
-    state.receptacle_yaw += 0.3  # boxes that are not aligned with the axes
-    state.joint = torch.linspace(-0.2, 1.3, 30).reshape(6, 5)
-    state.held[1:3] = torch.tensor([0, 7])
-    state.robot[3:] = state.nav_pose[3:, 5]
-    table = atoms.truth(state)
-    assert table.shape == (6, atoms.NUM_ATOMS) and table.dtype == torch.bool
-    for world in range(6):
-        assert set(table[world].nonzero()[:, 0].tolist()) == naive_truth(state, world)
-    on_top = [int(table[:, atoms.on_top(s, r)].sum()) for s in range(35) for r in range(11)]
-    assert sum(on_top) > 60  # the comparison above was not of empty sets
 
 
 def test_drawer_box_moves_with_its_drawer():

@@ -11,6 +11,7 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from factories import fake_state
 from hypothesis import given, settings
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from llarp.tasks import atoms
 from llarp.tasks.entities import CATEGORY_INDEX, HANDLES, RECEPTACLES
 from llarp.tasks.goals import Circuits, Expression, Predicate, evaluate, ground, parse, slot_name
+from llarp.tasks.rules import RULES
 from llarp.tasks.state import WorldState, two_corner_half
 
 OBJECTS = {"ball": (0, 4), "can": (1, 2, 9), "cup": ()}
@@ -198,6 +200,29 @@ def test_random_worlds_make_every_kind_of_fact_true_and_false():
             kinds += [atoms.on_top(slot, r) for r in (4, 7, 8, 9)] + [atoms.inside(slot, h) for h in (0, 4)]
             share = table[:, kinds].float().mean(0)
             assert ((share > 0.01) & (share < 0.99)).all()
+
+
+@pytest.mark.parametrize("rules", RULES)
+def test_facts_agree_with_scalar_arithmetic(rules):
+    state = random_worlds(60, 1)
+    table = atoms.truth(state, rules)
+    assert table.shape == (60, atoms.NUM_ATOMS) and table.dtype == torch.bool
+    targets: list[Entity] = [("handle", h) for h in range(len(HANDLES))]
+    targets += [("receptacle", r) for r in range(len(RECEPTACLES))]
+    for row in range(60):
+        world = PlainWorld(state, row, rules == "published")
+        true = {atoms.TRUE, *([atoms.not_holding()] if world.held < 0 else [atoms.holding(world.held)])}
+        true |= {atoms.robot_at(i) for i, t in enumerate(targets) if world.fact("robot_at", [t])}
+        for h in range(len(HANDLES)):
+            words = "fridge" if h == 4 else "cab"
+            true |= {atoms.opened(h)} if world.fact(f"opened_{words}", [("handle", h)]) else set()
+            true |= {atoms.closed(h)} if world.fact(f"closed_{words}", [("handle", h)]) else set()
+        for slot in range(10):
+            true |= {atoms.robot_at_object(slot)} if world.fact("robot_at", [("object", slot)]) else set()
+            true |= {atoms.robot_at_obj(slot)} if world.fact("robot_at_obj", [("object", slot)]) else set()
+            true |= {atoms.on_top(slot, r) for r in range(len(RECEPTACLES)) if world.on(slot, r)}
+            true |= {atoms.inside(slot, h) for h in range(len(HANDLES)) if world.within(slot, h)}
+        assert set(table[row].nonzero()[:, 0].tolist()) == true
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
