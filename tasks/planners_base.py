@@ -42,6 +42,7 @@ class PlannerView:
     receptacle_center: np.ndarray  # (11, 3), where the rules have it: in clean ones drawers' move with them
     receptacle_half: np.ndarray  # (11, 3)
     receptacle_yaw: np.ndarray  # (11,)
+    receptacle_span: np.ndarray  # (11, 3) half sizes of the boxes that published rules put things into
     container_slide: np.ndarray  # (5, 3) displacement of what is in a drawer per metre of its joint
     handle_position: np.ndarray  # (5, 3)
     nav_pose: np.ndarray  # (16, 3)
@@ -68,7 +69,7 @@ def views_of(
     arrays = {
         name: getattr(state, name).numpy()
         for name in ("robot", "joint", "object_category", "object_position", "object_inside", "receptacle_half",
-                     "receptacle_yaw", "container_slide", "handle_position", "nav_pose")
+                     "receptacle_yaw", "receptacle_span", "container_slide", "handle_position", "nav_pose")
     }  # fmt: skip
     held = state.held.tolist()
     seen = np.asarray(visible, dtype=bool)

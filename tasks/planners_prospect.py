@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from functools import cached_property
 
 import numpy as np
 
@@ -19,10 +20,14 @@ from .entities import (
 )
 from .planners_base import PlannerView
 from .rules import PICK_ANGLE_RAD, PICK_REACH_M, ROBOT_AT_ANGLE_RAD, ROBOT_AT_REACH_M
+from .semantics import PLACE_SHRINK
 
 HERE = NUM_NAV_TARGETS
 """The pose the robot has now, after those that nav to the 16 targets leads to."""
 _COS_AT, _COS_PICK = math.cos(ROBOT_AT_ANGLE_RAD), math.cos(PICK_ANGLE_RAD)
+
+_GRID = PLACE_SHRINK * np.stack(np.meshgrid(*[np.linspace(-1, 1, 5)] * 2), -1).reshape(-1, 2)
+"""Points where things are put down, in a unit box, (25, 2)."""
 
 
 def locks(view: PlannerView, slot: int, atoms: np.ndarray) -> tuple[int, ...]:
@@ -67,9 +72,28 @@ class Prospect:
         self.near: list[list[bool]] = at[:, :num].tolist()  # [pose][column of the object]: robot_at of an object
         self.reach: list[list[bool]] = reach[:, :num].tolist()  # [pose][column]: what pick needs
         self.spot: list[list[bool]] = reach[:, num + NUM_HANDLES :].tolist()  # [pose][receptacle]: things put there
+        self._pose, self._view = pose, view
         self._of_kind: dict[int, list[int]] = {}
         for s in self.slots:
             self._of_kind.setdefault(self.category[s], []).append(s)
+
+    @cached_property
+    def chance(self) -> list[list[float]]:
+        """[pose][receptacle]: how likely a thing put there turns out to be in reach, wherever it comes to lie."""
+        view = self._view
+        if view.rules == "published":
+            half, yaw = view.receptacle_span[:, None, :2], np.zeros((NUM_RECEPTACLES, 1))
+        else:
+            half, yaw = view.receptacle_half[:, None, :2], view.receptacle_yaw[:, None]
+        along, across = np.moveaxis(_GRID * half, -1, 0)  # (11, G)
+        x = view.receptacle_center[:, None, 0] + along * np.cos(yaw) - across * np.sin(yaw)
+        y = view.receptacle_center[:, None, 1] + along * np.sin(yaw) + across * np.cos(yaw)
+        dx, dy = x.ravel() - self._pose[:, 0, None], y.ravel() - self._pose[:, 1, None]  # (17, 11 * G)
+        distance = np.sqrt(dx * dx + dy * dy)
+        ahead = dx * np.cos(self._pose[:, 2, None]) + dy * np.sin(self._pose[:, 2, None])
+        reach = (distance <= PICK_REACH_M) & (ahead >= _COS_PICK * distance)
+        chance: list[list[float]] = reach.reshape(len(self._pose), NUM_RECEPTACLES, -1).mean(2).tolist()
+        return chance
 
     @staticmethod
     def _lies_on(slot: int, view: PlannerView, atoms: np.ndarray) -> int:

@@ -11,9 +11,12 @@ from .entities import NUM_HANDLES, NUM_NAV_TARGETS, RECEPTACLES, TASK_RECEPTACLE
 from .planners_facts import MEANING, Facts
 from .planners_prospect import HERE, Prospect
 
-MAX_NODES = 60
-"""Orders of carrying things that are looked at, counted in steps of them; the nearest thing is tried first."""
-MAX_RELOCATIONS = 4
+MAX_NODES = 200
+"""Errands that are looked at to find the order of them."""
+MAX_RELOCATIONS = 6
+_LIKELY = 0.5
+"""Things put down are reckoned with where they are in reach with a higher chance."""
+_ERRAND = 4  # steps to fetch one thing
 _IN_THE_WAY = 10.0  # steps it is worth to put something down where it cannot be grabbed by mistake
 _CHAIR = 0
 RECEPTACLE_OF = {r.joint: i for i, r in enumerate(RECEPTACLES) if r.joint >= 0}
@@ -37,7 +40,7 @@ class Stage:
     held: int
     moved: dict[int, int]  # slot -> receptacle it was put on
     turned: dict[int, bool]  # handle -> opened
-    left: int = 0  # wanted things that it does not do
+    left: float = 0  # wanted things that it does not do
     idle: bool = False  # it only waits for a goal that seems reached to be judged again
 
     def then(self, action: int, *, pose: int | None = None, held: int | None = None) -> Stage:
@@ -45,7 +48,7 @@ class Stage:
         step = Step(action, self.held, after)
         return replace(self, steps=(*self.steps, step), pose=self.pose if pose is None else pose, held=after)
 
-    def rank(self) -> tuple[int, int]:
+    def rank(self) -> tuple[float, int]:
         """Smaller is better: what it leaves undone, then its length."""
         return self.left, len(self.steps)
 
@@ -101,57 +104,79 @@ class PlanSearch:
             if put is None:
                 return replace(self._go(start, nav_to_receptacle(TASK_RECEPTACLES[0])), left=len(jobs) + 1)
             start, jobs = put, tuple(s for s in jobs if s != held)
-        self._arrange(start, jobs, MAX_RELOCATIONS)
+        self._arrange(start, jobs)
         assert self.best is not None
         return self.best
 
     # -- carrying -----------------------------------------------------------------------------------------------------
 
-    def _arrange(self, stage: Stage, jobs: tuple[int, ...], spare: int) -> None:
-        """Tries the orders in which the objects `jobs` can be carried, that of the nearest first."""
-        self.nodes += 1
-        children = [(child, job) for job in jobs if (child := self._deliver(stage, job, jobs)) is not None]
-        if jobs and not children and spare:
-            self._clear_the_way(stage, jobs, spare)
-            return
-        if not children:
+    def _arrange(self, stage: Stage, jobs: tuple[int, ...]) -> None:
+        """Tries the orders in which the objects `jobs` can be carried, the most promising first."""
+        ways: list[tuple[float, Stage, tuple[int, ...]]] = []
+        for job in jobs:
+            self.nodes += 1
+            child, rest = self._deliver(stage, job, jobs), tuple(j for j in jobs if j != job)
+            if child is None:
+                cleared = self._clear_and_deliver(stage, job, jobs)
+                if cleared is None:
+                    continue
+                child, rest = cleared
+            in_the_way = sum(self._blockers(child, j)[1] for j in rest if len(self.world.alike(j)) > 1)
+            ways.append((len(child.steps) + 2 * _ERRAND * in_the_way + _ERRAND * len(rest), child, rest))
+        if not ways:
             self._offer(self._finish(stage, len(jobs)))
-            return
-        for child, job in sorted(children, key=lambda c: len(c[0].steps)):
-            rest = tuple(j for j in jobs if j != job)
+        for _, child, rest in sorted(ways, key=lambda way: way[0]):
             if self.best is not None:
                 if self.nodes > MAX_NODES or (0, len(child.steps) + 2 * len(rest)) >= self.best.rank():
                     continue
-            self._arrange(child, rest, spare)
+            self._arrange(child, rest)
 
-    def _clear_the_way(self, stage: Stage, jobs: tuple[int, ...], spare: int) -> None:
-        """Nothing wanted can be grabbed: carries away what pick would take instead."""
-        tried: set[int] = set()
-        for job in jobs:
-            blocker, stand = self._blocker(stage, job)
-            if blocker < 0 or blocker in tried or (self.best is not None and self.nodes > MAX_NODES):
-                continue
-            tried.add(blocker)
-            child = self._deliver(stage, blocker, jobs, away_from=stand)
-            if child is not None:
-                back = blocker in self.target and child.moved[blocker] != self.target[blocker]
-                self._arrange(child, (*jobs, blocker) if back and blocker not in jobs else jobs, spare - 1)
-        self._offer(self._finish(stage, len(jobs)))
+    def _clear_and_deliver(
+        self, stage: Stage, slot: int, jobs: tuple[int, ...]
+    ) -> tuple[Stage, tuple[int, ...]] | None:
+        """Carries away what pick would take instead of an object, then the object; and what is left to do then."""
+        stand, _ = self._blockers(stage, slot)
+        opened = self._unlocked(stage, slot)
+        if stand < 0 or opened is None:
+            return None
+        stage, away = opened, list[int]()
+        while (blocker := self._grabs(stage, stand, slot)) != slot:
+            cleared = self._deliver(stage, blocker, jobs, away_from=stand) if blocker >= 0 else None
+            if cleared is None or len(away) == MAX_RELOCATIONS:
+                return None
+            if blocker in away:  # whatever is put down stays within reach: perhaps not another time
+                self._offer(replace(cleared, left=len(jobs) - 0.5))
+                return None
+            stage = cleared
+            away.append(blocker)
+        delivered = self._deliver(stage, slot, jobs)
+        if delivered is None:
+            return None
+        left = [j for j in jobs if j not in (slot, *away)]
+        return delivered, (*left, *(s for s in away if s in self.target and delivered.moved[s] != self.target[s]))
+
+    def _blockers(self, stage: Stage, slot: int) -> tuple[int, float]:
+        """The pose from where an object is reached with the fewest others that pick would take first, and how many of
+        them are to be expected; -1, 0 if it is out of reach."""
+        best = (-1, 0.0)
+        for pose in self._poses(stage, slot):
+            if self._in_reach(stage, pose, slot, ajar=True):
+                count = sum(self._chance(stage, pose, s) for s in self.world.alike(slot) if s < slot)
+                if best[0] < 0 or count < best[1]:
+                    best = pose, count
+                if count == 0:
+                    break
+        return best
+
+    def _chance(self, stage: Stage, pose: int, slot: int) -> float:
+        """How likely it is that pick would find an object."""
+        if slot in stage.moved:
+            return self.world.chance[pose][stage.moved[slot]]
+        return float(self._in_reach(stage, pose, slot))
 
     def _offer(self, stage: Stage) -> None:
         if self.best is None or stage.rank() < self.best.rank():
             self.best = stage
-
-    def _blocker(self, stage: Stage, slot: int) -> tuple[int, int]:
-        """What pick takes instead of an object where fewest such things lie, and that pose; -1, -1: out of reach."""
-        stage = self._unlocked(stage, slot) or stage
-        best = (99, -1, -1)
-        for pose in self._poses(stage, slot):
-            if self._in_reach(stage, pose, slot):
-                earlier = [s for s in self.world.alike(slot) if s < slot and self._in_reach(stage, pose, s)]
-                if earlier:
-                    best = min(best, (len(earlier), earlier[0], pose))
-        return best[1:]
 
     def _deliver(self, stage: Stage, slot: int, jobs: tuple[int, ...], away_from: int = -1) -> Stage | None:
         """Fetches an object and puts it where it is wanted (or, of a blocker, away from a pose); None: it cannot."""
@@ -179,14 +204,16 @@ class PlanSearch:
         """Receptacles that will do for an object, with the steps that each is worse than it seems."""
         if slot in self.target and away_from < 0:
             return [(0.0, self.target[slot])]
+        if slot in self.target and not self.world.chance[away_from][self.target[slot]]:
+            return [(0.0, self.target[slot])]
         stands = [away_from] if away_from >= 0 else []
         category = self.world.category.get(slot)
         stands += [NUM_HANDLES + self.world.on[j] for j in jobs
                    if j != slot and self.world.category[j] == category and self.world.on[j] >= 0]  # fmt: skip
         allowed = [r for r in (*TASK_RECEPTACLES, _CHAIR) if r not in self.barred.get(slot, ())]
         if away_from >= 0:
-            allowed = [r for r in allowed if not self.world.at[away_from][NUM_HANDLES + r]] or allowed
-        in_the_way = {r for r in allowed if any(self.world.at[stand][NUM_HANDLES + r] for stand in stands)}
+            allowed = [r for r in allowed if not self.world.chance[away_from][r]] or allowed
+        in_the_way = {r for r in allowed if any(self.world.chance[stand][r] for stand in stands)}
         return [(_IN_THE_WAY * (r in in_the_way), r) for r in allowed]
 
     def _put_down(self, stage: Stage, slot: int, jobs: tuple[int, ...]) -> Stage | None:
@@ -204,19 +231,26 @@ class PlanSearch:
         first = [stage.pose] + ([NUM_HANDLES + on] if on >= 0 else [])
         return first + [t for t in range(NUM_NAV_TARGETS - 1, -1, -1) if t not in first]
 
-    def _in_reach(self, stage: Stage, pose: int, slot: int) -> bool:
+    def _in_reach(
+        self, stage: Stage, pose: int, slot: int, *, unwanted: bool = False, ajar: bool = False
+    ) -> bool:
+        """Whether pick would find an object; `ajar`: once what it is in has been opened. Of something that was put
+        down, `unwanted`: whether it has to be reckoned with, else whether it can be hoped for."""
         if slot == stage.held:
             return False
         if slot in stage.moved:
             on = stage.moved[slot]
+            if unwanted:
+                return self.world.chance[pose][on] > _LIKELY
             return pose == NUM_HANDLES + on or self.world.spot[pose][on]
-        if not all(stage.turned.get(handle) for handle in self.world.locks[slot]):
+        if not ajar and not all(stage.turned.get(handle) for handle in self.world.locks[slot]):
             return False
         return self.world.reach[pose][self.world.column[slot]]
 
     def _grabs(self, stage: Stage, pose: int, slot: int) -> int:
-        """What picking an object's category from a pose takes hold of, -1: nothing."""
-        return next((s for s in self.world.alike(slot) if self._in_reach(stage, pose, s)), -1)
+        """What picking an object's category from a pose takes hold of, -1: nothing. To be sure of it, anything put down
+        counts as in the way that may be."""
+        return next((s for s in self.world.alike(slot) if self._in_reach(stage, pose, s, unwanted=s != slot)), -1)
 
     def _unlocked(self, stage: Stage, slot: int) -> Stage | None:
         """After opening what an object is shut away in."""
@@ -261,7 +295,7 @@ class PlanSearch:
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
-    def _finish(self, stage: Stage, left: int) -> Stage:
+    def _finish(self, stage: Stage, left: float) -> Stage:
         """What the goal wants of the hand, of handles and of where the robot stands, after `left` things undone."""
         if self.hold >= 0 and stage.held != self.hold:
             stage, left = self._take(stage, [self.hold], left)
@@ -282,7 +316,7 @@ class PlanSearch:
             stage = replace(stage.then(pose, pose=pose), idle=True)
         return replace(stage, left=left)
 
-    def _take(self, stage: Stage, slots: Iterable[int], left: int) -> tuple[Stage, int]:
+    def _take(self, stage: Stage, slots: Iterable[int], left: float) -> tuple[Stage, float]:
         """Picks up the first of some objects that can be had."""
         for slot in slots:
             opened = self._unlocked(stage, slot) or stage
