@@ -49,7 +49,6 @@ class PlannerView:
     visible: np.ndarray  # (M,) bool: in the current head picture
     valid: np.ndarray  # (70,) bool: actions whose precondition holds
     atoms: Callable[[], np.ndarray]  # gives the truth of every atom, bool (NUM_ATOMS,)
-    object_names: Sequence[str] | None = None  # what the goal calls the objects, if it names any
 
 
 
@@ -93,7 +92,6 @@ def views_of(
             visible=seen[i],
             valid=can[i],
             atoms=row(i),
-            object_names=getattr(episode, "object_names", None),
             **{name: values[i] for name, values in arrays.items()},
         )
         for i, episode in enumerate(episodes)

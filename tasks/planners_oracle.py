@@ -6,18 +6,20 @@ import math
 
 from .actions import ACTIONS, PICK_BASE, PLACE_BASE, nav_to_receptacle
 from .entities import TASK_RECEPTACLES
-from .goals import ground, parse
+from .goals import ground, parse, slot_name
 from .planners_base import Planner, PlannerView
 from .planners_facts import MEANING, Alternative, alternatives, slots_of
 from .planners_prospect import HERE, Prospect
 from .planners_search import RECEPTACLE_OF, PlanSearch, Stage, Step
 from .rules import PICK_ANGLE_RAD, PICK_REACH_M
+from .state import MAX_OBJECTS
 
 MAX_TRIED = 24
 """Ways to reach the goal for which a plan is made, where the cheaper ones prove impossible."""
 MAX_COMPARED = 4
 """Ways about as cheap as the cheapest that are compared by their plans."""
 _OUT_OF_REACH = 100.0  # steps: such ways come last, for what else they bring about
+_NAMES = [slot_name(s) for s in range(MAX_OBJECTS)]
 _COS_PICK = math.cos(PICK_ANGLE_RAD)
 
 
@@ -26,7 +28,7 @@ class Oracle(Planner):
     an action is not possible or would take another object, or the plan has ended and the goal is not reached."""
 
     def reset(self, view: PlannerView) -> None:
-        self._circuit = ground(parse(view.goal), [], view.object_category, view.rules, view.object_names)
+        self._circuit = ground(parse(view.goal), [], view.object_category, view.rules, _NAMES)
         self._slots = slots_of(self._circuit)
         self._kinds = {int(view.object_category[s]) for s in self._slots}
         self._steps: list[Step] = []

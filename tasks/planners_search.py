@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from .actions import nav_to_handle, nav_to_receptacle, pick, place, set_handle
@@ -31,8 +30,7 @@ class Step(NamedTuple):
     then: int
 
 
-@dataclass(frozen=True)
-class Stage:
+class Stage(NamedTuple):
     """Where a plan has come to."""
 
     steps: tuple[Step, ...]
@@ -44,9 +42,8 @@ class Stage:
     idle: bool = False  # it only waits for a goal that seems reached to be judged again
 
     def then(self, action: int, *, pose: int | None = None, held: int | None = None) -> Stage:
-        after = self.held if held is None else held
-        step = Step(action, self.held, after)
-        return replace(self, steps=(*self.steps, step), pose=self.pose if pose is None else pose, held=after)
+        after, pose = self.held if held is None else held, self.pose if pose is None else pose
+        return self._replace(steps=(*self.steps, Step(action, self.held, after)), pose=pose, held=after)
 
     def rank(self) -> tuple[float, int]:
         """Smaller is better: what it leaves undone, then its length."""
@@ -102,7 +99,7 @@ class PlanSearch:
         if held >= 0 and (held in jobs or jobs or self.empty or self.hold not in (-1, held)):
             put = self._put_down(start, held, jobs)
             if put is None:
-                return replace(self._go(start, nav_to_receptacle(TASK_RECEPTACLES[0])), left=len(jobs) + 1)
+                return self._go(start, nav_to_receptacle(TASK_RECEPTACLES[0]))._replace(left=len(jobs) + 1)
             start, jobs = put, tuple(s for s in jobs if s != held)
         self._arrange(start, jobs)
         assert self.best is not None
@@ -145,7 +142,7 @@ class PlanSearch:
             if cleared is None or len(away) == MAX_RELOCATIONS:
                 return None
             if blocker in away:  # whatever is put down stays within reach: perhaps not another time
-                self._offer(replace(cleared, left=len(jobs) - 0.5))
+                self._offer(cleared._replace(left=len(jobs) - 0.5))
                 return None
             stage = cleared
             away.append(blocker)
@@ -276,7 +273,7 @@ class PlanSearch:
         there = self._go_to(stage, nav_to_handle(handle))
         if there is None:
             return None
-        return replace(there.then(set_handle(handle, opened)), turned={**stage.turned, handle: opened})
+        return there.then(set_handle(handle, opened))._replace(turned={**stage.turned, handle: opened})
 
     def _fetch(self, stage: Stage, slot: int, pose: int) -> Stage:
         return self._go(stage, pose).then(pick(self.world.category[slot]), held=slot)
@@ -291,7 +288,7 @@ class PlanSearch:
         there = self._go_to(stage, nav_to_receptacle(receptacle))
         if there is None:
             return None
-        return replace(there.then(place(receptacle), held=-1), moved={**stage.moved, slot: receptacle})
+        return there.then(place(receptacle), held=-1)._replace(moved={**stage.moved, slot: receptacle})
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
@@ -313,8 +310,8 @@ class PlanSearch:
         if not stage.steps:
             stands = [p for p in self._stands(stage)[1:] if self._stands_right(stage, p)] or [stage.pose]
             pose = stands[self.waited % len(stands)] % NUM_NAV_TARGETS
-            stage = replace(stage.then(pose, pose=pose), idle=True)
-        return replace(stage, left=left)
+            stage = stage.then(pose, pose=pose)._replace(idle=True)
+        return stage._replace(left=left)
 
     def _take(self, stage: Stage, slots: Iterable[int], left: float) -> tuple[Stage, float]:
         """Picks up the first of some objects that can be had."""
