@@ -43,7 +43,7 @@ setup(
         "pillow>=10.1",  # the first whose built-in font has sizes
     ],
     extras_require={
-        "test": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.8", "mypy>=1.13"],
+        "test": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.8", "mypy>=1.13", "trimesh>=4"],
         "habitat": ["habitat-lab==0.3.320260507"],  # habitat-sim itself comes from conda or source
     },
 )

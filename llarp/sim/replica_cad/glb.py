@@ -66,7 +66,8 @@ def read_glb(path: Path) -> Model:
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise _Refused(f"it is larger than {MAX_FILE_BYTES // 2**20} MB")
-        return _Reader(path.read_bytes()).model()
+        with np.errstate(all="ignore"):  # what overflows is refused by its size
+            return _Reader(path.read_bytes()).model()
     except FileNotFoundError as e:
         raise UserError(f"mesh file {path} is missing: is the download complete?") from e
     except OSError as e:
@@ -190,7 +191,7 @@ class _Reader:
         else:
             children = {child for node in nodes for child in node.get("children", [])}
             roots = [i for i in range(len(nodes)) if i not in children]
-        stack = [(root, np.eye(4), 0) for root in roots]
+        stack = [(root, np.eye(4), 0) for root in reversed(roots)]
         seen = 0
         while stack:
             number, above, depth = stack.pop()
