@@ -41,6 +41,7 @@ def generate_files(config: RunConfig, path: Path, split: str, episodes: int, pro
                         "in train.safetensors")  # fmt: skip
     if episodes < 0:
         raise UserError(f"episodes={episodes} is out of range: it must be at least 1")
+    _check_processes(processes)
     if split == "all" and not path.is_dir():
         raise UserError(f"dataset={path}: with split=all it must be a folder, for a file of each split; make it first")
     if not path.parent.is_dir():
@@ -53,6 +54,11 @@ def generate_files(config: RunConfig, path: Path, split: str, episodes: int, pro
         return {"files": {name: _generate_file(config, assets, file, name, episodes, processes)
                           for name, file in files.items()}}  # fmt: skip
     return _generate_file(config, assets, path, split, episodes, processes)
+
+
+def _check_processes(processes: int) -> None:
+    if processes < 0:
+        raise UserError(f"processes={processes} is out of range: it must be at least 0")
 
 
 def _generate_file(
@@ -79,11 +85,12 @@ def validate_file(config: RunConfig, path: Path, processes: int, render: int) ->
     """Checks an episode file: the oracle plays every episode by the task semantics, and `render` random ones in the
     rendering environment; no two may share scene, arrangement and goal. UserError for a file of ours that fails; for a
     published one, which may hold infeasible episodes, the report names those not solved."""
+    if render < 0:
+        raise UserError(f"render={render} is out of range: it must be at least 0")
+    _check_processes(processes)
     env = replace(config.env, dataset=str(path))
     episodes, assets = load_episodes(env, config.seed), load_assets_for(env)
     report = describe(episodes)
-    if render < 0 or processes < 0:
-        raise UserError(f"render={render} and processes={processes} must be at least 0")
     with Progress(len(episodes), "validate", "episodes") as shown:
         done = lambda count: shown.update({"episodes": count})  # noqa: E731
         steps = play_all(episodes, assets, config.seed, processes or cores(), done)
