@@ -78,8 +78,8 @@ def inside_box(point: Tensor, center: Tensor, half: Tensor, yaw: Tensor) -> Tens
 
 def inside_aligned(point: Tensor, center: Tensor, half: Tensor) -> Tensor:
     """True where points (N, P, 3) lie in boxes along the axes: `center`, `half` (N, B, 3); (N, P, B)."""
-    away = (point[:, :, None] - center[:, None]).abs_()
-    return (away <= half[:, None]).all(-1)
+    x, y, z = ((point[:, :, None, i] - center[:, None, :, i]).abs_() <= half[:, None, :, i] for i in range(3))
+    return x.logical_and_(y).logical_and_(z)
 
 
 def in_container(state: WorldState) -> Tensor:
