@@ -43,9 +43,10 @@ class EpisodeFileError(ValueError):
     """An episode file that cannot be used: one line that names it and what is wrong."""
 
 
-def checksums(tensors: Mapping[str, Tensor]) -> dict[str, int]:
-    """CRC-32 of each tensor's bytes."""
-    return {name: zlib.crc32(t.contiguous().view(-1).view(torch.uint8).numpy()) for name, t in tensors.items()}
+def checksums(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> dict[str, int]:
+    """CRC-32 of each tensor's bytes, and of the description."""
+    sums = {name: zlib.crc32(t.contiguous().view(-1).view(torch.uint8).numpy()) for name, t in tensors.items()}
+    return sums | {"description": zlib.crc32(json.dumps(about, sort_keys=True).encode())}
 
 
 def read_about(metadata: Mapping[str, str]) -> tuple[dict[str, Any], Any]:
@@ -76,7 +77,7 @@ def check_tensors(tensors: Mapping[str, Tensor], about: Mapping[str, Any], claim
     for name in STRINGS:
         _check_strings(tensors, name)
     known = {name: t for name, t in tensors.items() if _is_known(name)}
-    if checksums(known) != claimed:
+    if checksums(known, about) != claimed:
         raise EpisodeFileError("its content does not have the checksums it was written with: it is damaged, "
                                "make it again")  # fmt: skip
 

@@ -205,8 +205,8 @@ def _all_slots(name: str, values: Tensor, slots: int = MAX_OBJECTS) -> Tensor:
 
 def save(episodes: EpisodeSet, path: str | Path) -> None:
     """Writes one safetensors file; the path holds either the old file or the whole new one, never a part."""
-    tensors = _tensors(episodes)
-    description = {"format_version": FORMAT_VERSION, "checksums": checksums(tensors), **episodes._about()}
+    tensors, about = _tensors(episodes), episodes._about()
+    description = {"format_version": FORMAT_VERSION, "checksums": checksums(tensors, about), **about}
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=path.name, suffix=".part", dir=path.parent)

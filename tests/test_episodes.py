@@ -1,6 +1,7 @@
 """Episode sets: rows, joining, and a file format that refuses whatever does not fit."""
 
 import json
+import random
 from dataclasses import replace
 
 import numpy as np
@@ -171,6 +172,66 @@ def test_files_that_are_no_episode_files_are_refused(file, tmp_path):
         load(other)
     with pytest.raises(EpisodeFileError, match="no such episode file"):
         load(tmp_path / "absent")
+
+
+def test_damaged_files_are_refused(file):
+    """Flipped bits anywhere, bytes copied elsewhere, lost ends: one line, and nothing is read from such a file."""
+    whole, rng = file.read_bytes(), random.Random(5)
+    head = 8 + int.from_bytes(whole[:8], "little")
+    for trial in range(300):
+        damaged = bytearray(whole)
+        if trial % 3 == 0:
+            damaged[rng.randrange(head)] ^= 1 << rng.randrange(8)
+        elif trial % 3 == 1:
+            damaged[rng.randrange(head, len(whole))] ^= 1 << rng.randrange(8)
+        elif trial % 2:
+            damaged = damaged[: rng.randrange(len(whole))]
+        else:
+            at = rng.randrange(len(whole) - 100)
+            damaged[at : at + rng.randrange(1, 100)] = rng.randbytes(rng.randrange(1, 100))
+        file.write_bytes(damaged)
+        with pytest.raises(EpisodeFileError) as caught:
+            load(file, SCENES, CATALOG)
+        assert "\n" not in str(caught.value)
+    file.write_bytes(whole)
+    assert len(load(file)) == 30
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_set("object_position", np.nan), "'object_position' holds numbers that are not finite"),
+        (_set("start_pose", np.inf), "'start_pose' holds numbers"),
+        (_set("object_yaw", 1.25), "does not have the checksums"),
+        (lambda a: a.update({"instruction.blob": a["instruction.blob"] | np.uint8(128)}), "'instruction' are no UTF-8"),
+        (_set("goal.which", 10_000), "'goal.which' has indices outside"),
+        (lambda a: a.update({name: np.zeros((30, 57, *a[name].shape[2:]), a[name].dtype) for name in a
+                             if name.startswith("object_")}), r"'object_model' is torch.int16 \(30, 57\)"),
+    ],
+)  # fmt: skip
+def test_content_that_cannot_be_is_named(file, change, message):
+    rewrite(file, change)
+    with pytest.raises(EpisodeFileError, match=message):
+        load(file)
+
+
+def test_a_description_that_was_changed_is_noticed(file):
+    rewrite(file, about={"seed": 4})
+    with pytest.raises(EpisodeFileError, match="does not have the checksums"):
+        load(file)
+
+
+def test_files_keep_each_text_once_and_no_empty_slots(episodes, tmp_path):
+    many = concat([episodes.select([0] * 50), episodes.select(range(5))])
+    path = tmp_path / "many"
+    save(many.select(range(50)), path)
+    arrays = load_file(path)
+    assert arrays["goal.blob"].tobytes().decode() == episodes.goal[0] and len(arrays["goal.which"]) == 50
+    used = int((episodes.object_model[0] >= 0).sum())
+    assert arrays["object_position"].shape == (50, used, 3)
+    wide = concat([load(path), episodes])  # sets with different numbers of slots can be joined
+    assert_same(wide.select(range(50, 80)), episodes)
+    assert_same(wide.select([7]), episodes.select([0]))
 
 
 def test_unknown_scenes_and_models_are_named(file):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from llarp.tasks.published_episodes import published_episodes
 
 from .config import EnvConfig
 
-GENERATOR_VERSION = 2
+GENERATOR_VERSION = 3
 """To be raised when the generator makes other episodes than before from the same scenes and seed."""
 
 
@@ -34,9 +35,12 @@ def load_assets_for(config: EnvConfig) -> Assets:
         return load_assets()
     try:
         file = _published_file(config.dataset, _stamp(config.dataset))
-        return _replica_cad(config.scenes, tuple(file.scenes), tuple(file.models), config.objects)
-    except ValueError as e:  # whatever is wrong with a file, in one line
+    except ValueError as e:  # whatever is wrong with the file, in one line
         raise UserError(str(e)) from e
+    try:
+        return _replica_cad(config.scenes, tuple(file.scenes), tuple(file.models), config.objects)
+    except ValueError as e:
+        raise UserError(_who_wants(file, str(e)) + str(e)) from e
 
 
 def load_episodes(config: EnvConfig, seed: int) -> EpisodeSet:
@@ -75,6 +79,15 @@ def _under(episodes: EpisodeSet, rules: str, assets: Assets) -> EpisodeSet:
 def _published_file(path: str, stamp: tuple[int, int]) -> PublishedFile:
     """A published file, read once as long as it stays as it is."""
     return read_published(path)
+
+
+def _who_wants(file: PublishedFile, trouble: str) -> str:
+    """File and episode that first name a scene or object of which `trouble` speaks, to be put before it."""
+    words = set(re.findall(r"[\w\-]+", trouble))
+    for episode in file.episodes:
+        if words & {episode.scene, *(o.model for o in episode.objects)}:
+            return f"{file.path}: episode {episode.episode_id!r}: "
+    return ""
 
 
 def _stamp(path: str) -> tuple[int, int]:
