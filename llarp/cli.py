@@ -131,6 +131,10 @@ def _bench(request: Request) -> dict[str, Any]:
 
 def _data(request: Request) -> dict[str, Any]:
     config = request.config()
+    if request.what == "check":
+        from .disjoint import check_splits
+
+        return check_splits(config, request.options.manifest, request.options.split, request.options.episodes)
     if not config.env.dataset:
         raise UserError(f"dataset=FILE is missing: the episode file to {request.what}")
     path = Path(config.env.dataset)
@@ -142,7 +146,7 @@ def _data(request: Request) -> dict[str, Any]:
     from . import data
 
     if request.what == "generate":
-        return data.generate_files(config, path, chosen.split, chosen.episodes, chosen.processes)
+        return data.generate_files(config, path, chosen.split or "train", chosen.episodes, chosen.processes)
     if request.what == "validate":
         return data.validate_file(config, path, chosen.processes, chosen.render)
     beside = Path(chosen.out).with_suffix(".png") if chosen.out is not None else None
@@ -172,7 +176,7 @@ COMMANDS: dict[str, Command] = {
     "video": Command("film one episode", options.VideoOptions, _video, json_out=False),
     "replay": Command("step episodes through given actions", options.ReplayOptions, _replay),
     "bench": Command("measure speed", options.BenchOptions, _bench, ("sim", "policy", "update", "train")),
-    "data": Command("episode files", options.DataOptions, _data, ("generate", "validate", "inspect")),
+    "data": Command("episode files", options.DataOptions, _data, ("generate", "validate", "inspect", "check")),
     "doctor": Command("what is installed, found or missing, and how to mend it", options.DoctorOptions, _doctor),
 }
 
@@ -263,7 +267,7 @@ def _main(words: list[str]) -> int:
         _write_result(out, result)
     for line in summary_lines(result):
         print(line)
-    return 0
+    return 1 if isinstance(result, dict) and result.get("leaks") else 0
 
 
 def _refuse(message: str) -> int:

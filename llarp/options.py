@@ -60,8 +60,10 @@ class BenchOptions:
 
 @dataclass(frozen=True)
 class DataOptions:
-    split: str = option("train", "generate: split to make episodes for, or all (then dataset= is a folder)")
-    episodes: int = option(0, "generate: how many; 0: as many as are published, 150000 for train and 100 for others")
+    split: str | None = option(None, "generate: split to make (default: train), or all (then dataset= is a folder); "
+                                     "check: evaluation split (default: all)")  # fmt: skip
+    episodes: int = option(0, "generate, check: how many; 0: as many as are published, 150000 in train, 100 in others")
+    manifest: str | None = option(None, "check: run folder, or its manifest.json, that training wrote")
     processes: int = option(0, "generate, validate: processes that share the work; 0: as many as there are cores")
     render: int = option(0, "validate: how many random episodes to play in the rendering environment as well")
     rows: int = option(10, "inspect: how many episodes to list")

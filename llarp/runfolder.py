@@ -54,7 +54,8 @@ def find_run(path: Path | str) -> Path:
 
 
 class RunFolder:
-    """`runs/NAME/`: config.yaml, metrics.jsonl, tb/, checkpoints/, videos/, report.json, report.html."""
+    """`runs/NAME/`: config.yaml, manifest.json (what training was shown), metrics.jsonl, tb/, checkpoints/, videos/,
+    report.json, report.html."""
 
     def __init__(self, path: Path):
         self.path = path

@@ -21,6 +21,12 @@ def summary_lines(result: Any) -> Iterable[str]:
                 yield f"held-out episodes {when}: {rates(row)}"
                 if "pick_and_place" in row:
                     yield f"held-out episodes {when}, pick and place only: {rates(row['pick_and_place'])}"
+        elif key == "disjoint":
+            for split, row in value.items():
+                found = f"{len(row['leaks'])} leaks" if row["leaks"] else "disjoint from training"
+                yield f"{split}: {row['episodes']} episodes, {found} ({', '.join(row['disjoint_in'])})"
+        elif key == "leaks":
+            yield from (f"leak: {leak}" for leak in value)
         elif key == "checks":
             for check in value:
                 yield f"[{'ok' if check['ok'] else '--'}] {check['name']}: {check['detail']}"

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from .config import RunConfig
+from .disjoint import record
 from .envs.episode_source import load_episodes
 from .envs.vector import LanguageRearrangementVectorEnv
 from .evaluation.agents import PolicyAgent
@@ -98,6 +99,7 @@ def train(config: RunConfig, resume: Path | None = None) -> dict[str, Any]:
             torch.manual_seed(config.seed)
         if results["stage"] == "warm start":
             if config.train.warm_start == "bc":
+                record(folder.path, "bc", env.episodes, config.env, resumed=resume is not None)
                 results["warm_start"] = warm_start(config, env, policy, say, stop)
             trainer.collector.start()
             trainer.save()
@@ -107,6 +109,7 @@ def train(config: RunConfig, resume: Path | None = None) -> dict[str, Any]:
                 if held_out:
                     evaluations["before PPO"] = held_out.measure(policy, "before PPO")
         policy.bind_instructions(env.instruction_text)
+        record(folder.path, "ppo", env.episodes, config.env, resumed=resume is not None)
         trainer.run(stop)
         interrupted = stop()
         if not interrupted:

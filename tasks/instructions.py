@@ -30,9 +30,9 @@ TRAINING_TYPES: tuple[str, ...] = tuple(kind for kind in TRAIN if kind not in TE
 _PHRASES = ("phrase", "place")
 _OPPOSITE = {"open": "closed", "closed": "open"}
 _INSIDE = frozenset({"sink", "fridge", "left drawer", "right drawer"})  # one is in these, and on the others
-_SINGULAR = {"scissors": "pair of scissors", "lego": "lego brick"}
+SINGULAR = {"scissors": "pair of scissors", "lego": "lego brick"}
 _PLURAL = {"scissors": "scissors", "lego": "lego bricks", "knife": "knives"}
-_SLOT = re.compile(r"\{(\w+):(\w+)\}")
+SLOT = re.compile(r"\{(\w+):(\w+)\}")
 _SENTENCE = re.compile(r"(?:^|(?<=[.?!] ))[a-z]")
 
 
@@ -79,7 +79,7 @@ def render(kind: str, wording_id: int, slots: Mapping[str, str | int]) -> str:
             return _object_words(form, word, many=int(slots.get(f"{slot}_count", 1)) > 1)
         return _receptacle_words(form, word)
 
-    text = _SLOT.sub(fill, wording(kind, wording_id))
+    text = SLOT.sub(fill, wording(kind, wording_id))
     return _SENTENCE.sub(lambda match: match[0].upper(), text)
 
 
@@ -90,20 +90,20 @@ def _state_word(form: str, state: str) -> str:
 
 
 def _object_words(form: str, category: str, many: bool) -> str:
-    one = _SINGULAR.get(category, category)
+    one = SINGULAR.get(category, category)
     if form == "one":
         return one
     if form == "a":
         return ("an " if one[0] in "aeiou" else "a ") + one
     if form == "s":
-        return _plural(category)
+        return plural(category)
     plural_only = category == "scissors"
     if form == "it":
         return "them" if many or plural_only else "it"
-    return "the " + (_plural(category) if many or plural_only else one)
+    return "the " + (plural(category) if many or plural_only else one)
 
 
-def _plural(category: str) -> str:
+def plural(category: str) -> str:
     if category in _PLURAL:
         return _PLURAL[category]
     if category.endswith(("ch", "x", "s", "sh")):

@@ -103,7 +103,7 @@ def test_train_reports_and_leaves_a_run_folder(trained) -> None:
     for when in ("before PPO", "after PPO"):
         assert RATES <= result["evaluations"][when].keys() and result["evaluations"][when]["episodes"] == 4
     assert {p.name for p in folder.iterdir()} == {
-        "config.yaml", "metrics.jsonl", "tb", "checkpoints", "videos", "report.html", "report.json"
+        "config.yaml", "manifest.json", "metrics.jsonl", "tb", "checkpoints", "videos", "report.html", "report.json"
     }  # fmt: skip
     assert json.loads((folder / "report.json").read_text()) == result
     assert [row["env_steps"] for row in rows(folder)] == [32, 64] and all(METRICS <= row.keys() for row in rows(folder))
@@ -113,6 +113,13 @@ def test_train_reports_and_leaves_a_run_folder(trained) -> None:
     assert next(imageio_ffmpeg.read_frames(str(folder / "videos" / "held_out.mp4")))["codec"] == "h264"
     config = load(str(folder / "config.yaml"))
     assert (config.run_name, config.policy.llm, config.bc.episodes) == ("a", "llm", 8)
+
+
+def test_the_run_says_what_it_was_shown_and_that_is_disjoint_from_the_tests(trained) -> None:
+    folder, _, _ = trained
+    report = run("data", "check", f"manifest={folder}", "split=referring_expressions", "episodes=4", out="check.json")
+    assert [stage.split(":")[0] for stage in report["stages"]] == ["bc", "ppo"] and report["leaks"] == []
+    assert report["disjoint"]["referring_expressions"]["episodes"] == 4
 
 
 def test_frozen_weights_are_the_same_bits_after_a_whole_run(trained) -> None:
