@@ -24,6 +24,9 @@ __all__ = ["Job", "Planner", "PlannerError", "PlannerView", "Wants", "locate", "
 SLIP_PLAUSIBLE = 0.75
 """Share of slips that are premature rather than random."""
 
+BESIDE_M = 0.3
+"""Published rooms have objects beside their receptacle's box; those so near are looked for at the receptacle."""
+
 
 @dataclass
 class PlannerView:
@@ -166,14 +169,17 @@ def open_jobs(wants: Wants, where: Mapping[int, int], category: Mapping[int, int
 
 
 def locate(view: PlannerView, slots: Collection[int]) -> dict[int, int]:
-    """The receptacle each of the given objects is on or in, -1: none. Reads nothing of other objects."""
+    """The receptacle each of the given objects is on or in, or else next to (within `BESIDE_M`), -1: none.
+
+    Reads nothing of other objects."""
     index = np.fromiter(slots, dtype=np.int64, count=len(slots))
     offset = view.object_position[index][:, None] - view.receptacle_center  # (k, 11, 3)
     cos, sin = np.cos(view.receptacle_yaw), np.sin(view.receptacle_yaw)
     along = offset[..., 0] * cos + offset[..., 1] * sin
     across = offset[..., 1] * cos - offset[..., 0] * sin
     half = view.receptacle_half
-    on = (np.abs(along) <= half[:, 0]) & (np.abs(across) <= half[:, 1]) & (np.abs(offset[..., 2]) <= half[:, 2])
+    beyond = np.stack([np.abs(along) - half[:, 0], np.abs(across) - half[:, 1], np.abs(offset[..., 2]) - half[:, 2]])
+    gap = np.sqrt((beyond.clip(min=0) ** 2).sum(0))  # (k, 11) 0 inside
     inside = view.object_inside[index]
-    found = np.where(inside >= 0, inside, np.where(on.any(1), on.argmax(1), -1))
+    found = np.where(inside >= 0, inside, np.where(gap.min(1) <= BESIDE_M, gap.argmin(1), -1))
     return dict(zip(index.tolist(), found.tolist(), strict=True))

@@ -9,11 +9,12 @@ import numpy as np
 import torch
 
 from llarp.tasks import keyed_random
+from llarp.tasks.actions import NUM_ACTIONS
 from llarp.tasks.atoms import truth
 from llarp.tasks.episodes import EpisodeSet
 from llarp.tasks.planners import Planner, PlannerView, views_of
 from llarp.tasks.rules import is_shut, polar, within
-from llarp.tasks.semantics import NUM_DRAWS, apply, valid_actions
+from llarp.tasks.semantics import NUM_DRAWS, apply, read_atoms, valid_actions
 from llarp.tasks.state import ObjectCatalog, SceneSet, WorldState
 from llarp.tasks.task import TaskTracker
 
@@ -52,8 +53,11 @@ def run(
     change: Callable[[PlannerView], PlannerView] = lambda view: view,
     seed: int = 0,
     rules: str = "clean",
+    noise: float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray, list[list[int]]]:
-    """Success (E,), progress (E,) and the actions of each episode."""
+    """Success (E,), progress (E,) and the actions of each episode; at a share `noise` of the steps somebody else does
+    anything instead."""
+    meddle = np.random.default_rng(seed)
     index = torch.arange(len(episodes))
     state = episodes.start_state(index, scenes, catalog, seed)
     tracker = TaskTracker(len(episodes))
@@ -71,10 +75,14 @@ def run(
             if step == 0:
                 planners[i].reset(view)
             action[i] = planners[i].act(view)
+            if meddle.random() < noise:
+                action[i] = int(meddle.integers(NUM_ACTIONS))
             actions[i].append(int(action[i]))
         draws = keyed_random.uniform(seed, index, torch.full_like(index, step), 7, (NUM_DRAWS,))
+        read, before = read_atoms(state, action, rules), truth(state, rules)
         invalid = apply(state, action, draws, catalog.half_size, rules)
-        result = tracker.update(truth(state, rules), invalid)
+        facts = truth(state, rules)
+        result = tracker.update(facts if read is None else torch.where(read, before, facts), invalid)
         running = ~success
         success |= result.success.numpy()
         progress[running] = result.progress.numpy()[running]
