@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 from collections.abc import Sequence as Rows
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from llarp.config import RunConfig
+from llarp.config import load as load_config
 from llarp.errors import UserError
 from llarp.evaluation.replay import Outcome, Pose, Sequence, Step, action_index, read_sequences, replay
-from llarp.tasks.actions import ACTION_NAMES
+from llarp.evaluation.replay_world import EmbeddedReplayWorlds, open_worlds
+from llarp.tasks.actions import ACTION_NAMES, nav_to_receptacle, pick, place
+from llarp.tasks.entities import NUM_RECEPTACLES, RECEPTACLE_INDEX
 
 
 def written(tmp_path: Path, *values: Any, name: str = "a.json") -> Path:
@@ -135,3 +141,82 @@ def test_the_originals_names_and_recordings_are_understood(shared: Path, tmp_pat
     asked = [{k: t[k] for k in keys} | {"poses": t["pose"]} for t in traces]
     sequences, many = read_sequences(written(tmp_path, *asked))
     assert many and [list(s.actions) for s in sequences] == [t["actions"] for t in traces]
+
+
+# -- the embedded simulator -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def config() -> RunConfig:
+    return load_config("smoke", ["env.split=new_scenes", "env.episodes=8"])
+
+
+def test_what_is_told_happens(config: RunConfig) -> None:
+    """Start pose, poses and put-down places of the input replace what the simulator would do."""
+    sofa, put = nav_to_receptacle(RECEPTACLE_INDEX["sofa"]), place(RECEPTACLE_INDEX["sofa"])
+    worlds = EmbeddedReplayWorlds(config, 3)
+    category = int(worlds.episodes.start_state(torch.tensor([0]), worlds.world.scenes, worlds.world.catalog, 0)
+                   .object_category[0, 0])  # fmt: skip
+    spot = worlds.episodes.object_position[0, 0].tolist()
+    beside = (spot[0] - 0.6, 0.0, -spot[1], 0.0)
+    actions = (pick(category), sofa, put)
+    told = Sequence(actions, None, beside, (None, None, ("it", 9.0, 8.0, 7.0)))
+    posed = Sequence((sofa,), None, None, None, ((1.0, 0.5, -2.0, 0.25),))
+    free, led, placed = replay(worlds, [Sequence(actions, None, beside), posed, told])
+    assert not any(free["invalid"] + placed["invalid"])
+    assert free["poses"][0] == placed["poses"][0] == pytest.approx(beside)
+    x, y, yaw = worlds.world.state.nav_pose[0, sofa].tolist()
+    assert free["poses"][1] == pytest.approx([x, 0.0, -y, yaw])
+    assert led["poses"] == [pytest.approx([1.0, 0.5, -2.0, 0.25])]
+    assert put in free["valid_before"][2] and pick(category) not in free["valid_before"][2]
+    position = worlds.world.state.object_position[:, 0]
+    assert position[2].tolist() == [9.0, -7.0, 8.0]
+    on_the_sofa = worlds.world.state.receptacle_center[0, RECEPTACLE_INDEX["sofa"], :2]
+    assert float((position[0, :2] - on_the_sofa).norm()) < 1.5
+
+
+def test_a_place_is_not_consulted_where_nothing_is_put_down(config: RunConfig) -> None:
+    worlds = EmbeddedReplayWorlds(config, 1)
+    start = worlds.episodes.object_position[0].clone()
+    actions = tuple(place(r) for r in range(NUM_RECEPTACLES))
+    result = replay(worlds, [Sequence(actions, None, None, (("it", 9.0, 8.0, 7.0),) * len(actions))])[0]
+    assert all(result["invalid"]) and torch.equal(worlds.world.state.object_position[0, : len(start)], start)
+
+
+def test_episodes_are_found_by_their_id(config: RunConfig) -> None:
+    worlds = EmbeddedReplayWorlds(config, 1)
+    with pytest.raises(UserError, match="episode_id=nobody is not in the dataset, which holds 8 episodes"):
+        replay(worlds, [Sequence((0,), "nobody")])
+    worlds.times.update(["0"])
+    with pytest.raises(UserError, match="occurs 2 times"):
+        replay(worlds, [Sequence((0,), "0")])
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize("told", ["places", "places and poses"])
+def test_published_episodes_go_as_they_were_recorded(shared: Path, told: str) -> None:
+    with gzip.open(shared / "traces" / "traces_new_scenes.jsonl.gz", "rt") as file:
+        traces = [json.loads(line) for line in file][::4]
+    dataset = shared / "language_rearrangement" / "new_scenes.pickle"
+    chosen = load_config("smoke", [f"env.dataset={dataset}", f"env.scenes={shared / 'replica_cad'}"])
+    assert chosen.env.rule_set == "published"
+    sequences = [
+        Sequence(tuple(t["actions"]), t["episode_id"], tuple(t["start_pose"]),
+                 tuple(p and tuple(p) for p in t["placed"]),
+                 tuple(map(tuple, t["pose"])) if told == "places and poses" else None)
+        for t in traces
+    ]  # fmt: skip
+    results = replay(open_worlds(chosen, sequences), sequences)
+    steps, same, same_valid, near, navs = 0, 0, 0, 0, 0
+    for t, r in zip(traces, results, strict=True):
+        for i in range(len(r["actions"])):
+            steps += 1
+            agrees = abs(t["progress"][i] - r["progress"][i]) < 1e-3 and t["success"][i] == r["success"][i]
+            same += agrees and t["invalid"][i] == r["invalid"][i]
+            same_valid += sorted(t["valid_before"][i]) == r["valid_before"][i]
+            if t["actions"][i] < 16:
+                navs += 1
+                (x, _, z, _), (u, _, w, _) = t["pose"][i], r["poses"][i]
+                near += math.dist((x, z), (u, w)) < 0.05
+    assert steps > 1000 and [len(r["actions"]) for r in results] == [len(t["invalid"]) for t in traces]
+    assert same >= 0.995 * steps and same_valid >= 0.99 * steps and near >= 0.97 * navs

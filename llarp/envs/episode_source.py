@@ -39,7 +39,7 @@ def load_assets_for(config: EnvConfig) -> Assets:
         raise UserError(str(e)) from e
     try:
         return _replica_cad(config.scenes, tuple(file.scenes), tuple(file.models), config.objects)
-    except ValueError as e:
+    except (UserError, ValueError) as e:
         raise UserError(_who_wants(file, str(e)) + str(e)) from e
 
 
