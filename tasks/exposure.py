@@ -228,4 +228,5 @@ def _things() -> re.Pattern[str]:
 
 def _one_of(words: Iterable[str]) -> re.Pattern[str]:
     longest_first: Sequence[str] = sorted(set(words), key=len, reverse=True)
-    return re.compile(rf"\b(?:{'|'.join(map(re.escape, longest_first))})\b", re.IGNORECASE)
+    named = "|".join(rf"(?<=[ae] ){word}" if word == "can" else re.escape(word) for word in longest_first)
+    return re.compile(rf"\b(?:{named})\b", re.IGNORECASE)  # a can has an article: "can" is more often a verb

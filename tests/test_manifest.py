@@ -229,6 +229,19 @@ def test_published_sets_are_compared_by_their_sentences(sets, train):
     assert not [leak for leak in check(manifest, shown, "rephrasing") if leak.kind in ("model", "type")]
 
 
+@pytest.mark.parametrize(
+    ("sentence", "outline"),
+    [
+        ("Can you close the fridge?", "Can you close the {}?"),
+        ("Put a can and a lego brick on the TV stand.", "Put a {} and a {} on the {}."),
+        ("Bring the pair of scissors and all strawberries.", "Bring the {} and all {}."),
+    ],
+)
+def test_sentences_that_are_not_ours_are_kept_without_their_things(sets, sentence, outline):
+    planted = said(sets["rephrasing"], 0, wording=-1, instruction=sentence)
+    assert outline in [w.text for w in expose(planted, SCENES, CATALOG).wordings if w.id == -1]
+
+
 def test_a_stage_entered_twice_is_kept_once_and_other_data_is_kept_beside_it(sets):
     one, other = (expose(sets[split], SCENES, CATALOG) for split in ("train", "train_validation"))
     manifest = Manifest()
