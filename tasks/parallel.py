@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -42,6 +43,7 @@ def spread(job: Callable[[Piece], Result], pieces: Iterable[Piece], processes: i
 
 def _start(job: bytes) -> None:
     global _job
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the first process, which then stops this one
     torch.set_num_threads(1)  # the other processes have the other cores
     _job = pickle.loads(job)
 
