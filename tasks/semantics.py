@@ -163,15 +163,15 @@ def _handle(action: Tensor) -> tuple[Tensor, Tensor]:
 
 def _set_joint(state: WorldState, rows: Tensor, handle: Tensor, opens: Tensor, rules: str) -> None:
     """Opens or closes. What lies in a drawer moves with it in clean rules and stays where it is in published ones."""
-    here = state.rows(rows)
     target = torch.where(opens, open_to(handle.device)[handle], 0.0)
+    moved = target - state.joint[rows, handle]
     state.joint[rows, handle] = target
     if is_published(rules):
         return
-    moved = target - here.joint[torch.arange(len(rows), device=rows.device), handle]
-    container = here.object_inside.clamp(min=0)
-    goes_along = (here.object_inside >= 0) & (joint_of(handle.device)[container] == handle[:, None])
-    shift = here.receptacle_slide.gather(1, container[..., None].expand(-1, -1, 3)) * moved[:, None, None]
+    inside = state.object_inside[rows]
+    container = inside.clamp(min=0)
+    goes_along = (inside >= 0) & (joint_of(handle.device)[container] == handle[:, None])
+    shift = state.receptacle_slide[rows].gather(1, container[..., None].expand(-1, -1, 3)) * moved[:, None, None]
     state.object_position[rows] += torch.where(goes_along[..., None], shift, 0.0)
 
 
