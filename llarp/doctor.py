@@ -32,7 +32,6 @@ DATA_FOLDER = "LLARP_DATA"
 def examine(config: RunConfig) -> dict[str, Any]:
     """`checks`: a list of {name, ok, detail, fix}; a check that breaks is itself a finding."""
     llm_packages, vision_packages = ("transformers", "accelerate", "gguf"), ("timm", "torchvision")
-    scenes = ("replica_cad", "replicaCAD.scene_dataset_config.json")
     checks: list[tuple[str, Callable[[], Finding], str]] = [
         ("python", _python, "install Python 3.11 or 3.12"),
         ("torch", lambda: _package("torch"), "pip install torch"),
@@ -45,8 +44,8 @@ def examine(config: RunConfig) -> dict[str, Any]:
         ("video encoder", _encoder, "pip install --force-reinstall imageio-ffmpeg"),
         ("habitat-sim", lambda: _habitat("habitat_sim"), "conda install habitat-sim headless -c aihabitat"),
         ("habitat-lab", lambda: _habitat("habitat"), "pip install 'llarp[habitat]' (it needs habitat-sim)"),
-        ("ReplicaCAD", lambda: _data(*scenes), _get("rearrange_dataset_v2 replica_cad_dataset")),
-        ("YCB", lambda: _data("objects/ycb", "configs"), _get("ycb")),
+        ("ReplicaCAD", lambda: _replica_cad(config), _get("replica_cad_dataset", "scenes")),
+        ("YCB", lambda: _ycb(config), _get("ycb", "objects")),
         ("memory", _memory, "close other programs, or lower env.num_envs"),
         ("disk", lambda: _disk(config.output_dir), "make room, or set output_dir to another disk"),
     ]  # fmt: skip
@@ -142,16 +141,36 @@ def _habitat(module: str) -> Finding:
     return found, "installed" if found else "not installed (only backend=habitat needs it)", ""
 
 
-def _data(folder: str, marker: str) -> Finding:
-    root = Path(os.environ.get(DATA_FOLDER) or "data")
-    found = (root / folder / marker).exists()
-    detail = f"found at {root / folder}" if found else f"nothing at {root / folder} (only backend=habitat needs it)"
-    return found, detail, ""
+def _replica_cad(config: RunConfig) -> Finding:
+    root = Path(config.env.scenes or _data_folder() / "replica_cad")
+    if not root.exists():
+        return False, f"nothing at {root} (published episode files are played in its scenes)", ""
+    from .sim.replica_cad.files import open_dataset
+
+    found = open_dataset(root)
+    return True, f"{len(found.scenes)} scenes and {len(found.objects)} object models at {root}", ""
 
 
-def _get(datasets: str) -> str:
+def _ycb(config: RunConfig) -> Finding:
+    root = Path(config.env.objects or _data_folder() / "objects" / "ycb")
+    if not root.exists():
+        return False, f"nothing at {root} (published episodes have stand-in shapes of the right size instead)", ""
+    from .sim.replica_cad.objects import ObjectFolder
+    from .sim.replica_cad.ycb import YCB
+
+    wanted = [name for name, model in YCB.items() if model.category]
+    configs = ObjectFolder(root).configs
+    there = sum(name in configs for name in wanted)
+    return there > 0, f"{there} of {len(wanted)} models that tasks can name at {root}", ""
+
+
+def _data_folder() -> Path:
+    return Path(os.environ.get(DATA_FOLDER) or "data")
+
+
+def _get(datasets: str, option: str) -> str:
     command = f"python -m habitat_sim.utils.datasets_download --uids {datasets} --data-path data"
-    return f"{command}, or set {DATA_FOLDER} to where it is"
+    return f"{command}; commands take its folder as {option}=, this one looks in {DATA_FOLDER} too"
 
 
 def _memory() -> Finding:

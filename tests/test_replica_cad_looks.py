@@ -12,6 +12,8 @@ import pytest
 import torch
 from glb_files import Glb, small_dataset, write_bytes, write_json
 
+from llarp import doctor
+from llarp.config import RunConfig
 from llarp.errors import UserError
 from llarp.sim.assets import LayoutTables, Mesh
 from llarp.sim.model import build_model
@@ -248,6 +250,17 @@ def test_original_textures_stand_in_for_compressed_ones(tmp_path: Path):
     write_bytes(mesh.with_name("textured.glb.orig"), readable)
     objects = load_objects(_NoDataset(), ["026_sponge"], folder)
     assert objects.notes == () and objects.meshes[0].vertices.max() == pytest.approx(0.2)
+
+
+def test_doctor_counts_scenes_and_models(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LLARP_DATA", str(tmp_path))
+    dataset.rename(tmp_path / "replica_cad")
+    _ycb_folder(tmp_path / "objects/ycb")
+    scenes, models = doctor._replica_cad(RunConfig()), doctor._ycb(RunConfig())
+    assert scenes[0] and "2 scenes and 1 object models" in scenes[1]
+    assert models[0] and "1 of " in models[1]
+    monkeypatch.setenv("LLARP_DATA", str(tmp_path / "gone"))
+    assert not doctor._replica_cad(RunConfig())[0] and "stand-in shapes" in doctor._ycb(RunConfig())[1]
 
 
 # -- the whole --------------------------------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ def load_objects(dataset: Dataset, names: Sequence[str], folder: Path | None) ->
 
     A name that is neither ReplicaCAD's nor YCB's nor in `folder` is a UserError.
     """
-    own = _ObjectFolder(folder) if folder else None
+    own = ObjectFolder(folder) if folder else None
     unknown = [n for n in names if n not in dataset.objects and n not in YCB and not (own and n in own.configs)]
     if unknown:
         more = f" (and {len(unknown) - 1} more)" if unknown[1:] else ""
@@ -90,7 +90,7 @@ def load_objects(dataset: Dataset, names: Sequence[str], folder: Path | None) ->
     return Objects(_catalog(names, meshes), meshes, material, tuple(notes))
 
 
-class _ObjectFolder:
+class ObjectFolder:
     """A folder of object configs: Habitat's `data/objects/ycb`, or its `configs`."""
 
     def __init__(self, path: Path):
