@@ -13,7 +13,7 @@ from llarp.tasks import actions as act
 from llarp.tasks import atoms
 from llarp.tasks.entities import FRIDGE, LEFT_DRAWER, NUM_HANDLES, RECEPTACLES
 from llarp.tasks.keyed_random import uniform
-from llarp.tasks.rules import TaskError, gripper_position
+from llarp.tasks.rules import RULES, TaskError, gripper_position
 from llarp.tasks.semantics import NUM_DRAWS, PLACE_GAP_M, apply, refresh, valid_actions
 from llarp.tasks.state import WorldState
 
@@ -23,14 +23,18 @@ OPEN_LEFT, CLOSE_LEFT = act.set_handle(0, True), act.set_handle(0, False)
 
 
 def step(
-    state: WorldState, action: int | torch.Tensor, count: int = 0, episode: torch.Tensor | None = None
+    state: WorldState,
+    action: int | torch.Tensor,
+    count: int = 0,
+    episode: torch.Tensor | None = None,
+    rules: str = "clean",
 ) -> torch.Tensor:
     """Invalid flags of a step of one action, or of one action a world."""
     n = state.num_worlds
     episode = torch.arange(n) if episode is None else episode
     draws = uniform(1, episode, torch.full((n,), count), 0, (NUM_DRAWS,))
     chosen = torch.full((n,), action) if isinstance(action, int) else action
-    return apply(state, chosen, draws, CATALOG.half_size)
+    return apply(state, chosen, draws, CATALOG.half_size, rules)
 
 
 def lone_object(receptacle: int, num_worlds: int = 1) -> WorldState:
@@ -174,16 +178,17 @@ def test_a_drawer_moves_only_its_own_contents():
     assert torch.equal(state.object_position, before) and state.joint[0].tolist() == pytest.approx([0, 0.45, 0, 0, 0])
 
 
-def test_invalid_actions_change_nothing_and_validity_is_exact():
+@pytest.mark.parametrize("rules", RULES)
+def test_invalid_actions_change_nothing_and_validity_is_exact(rules):
     state = fake_state(40, seed=8)
     generator = torch.Generator().manual_seed(0)
     counts = {True: 0, False: 0}
     for count in range(60):
-        valid = valid_actions(state)
+        valid = valid_actions(state, rules)
         assert valid.shape == (40, act.NUM_ACTIONS) and valid[:, :16].all()
         action = torch.randint(act.NUM_ACTIONS, (40,), generator=generator)
         before = copy.deepcopy(tensors(state))
-        invalid = step(state, action, count)
+        invalid = step(state, action, count, rules=rules)
         assert torch.equal(invalid, ~valid[torch.arange(40), action])
         same = [(before[k] == v).reshape(40, -1).all(1) for k, v in tensors(state).items()]
         unchanged = torch.stack(same).all(0)
@@ -193,27 +198,28 @@ def test_invalid_actions_change_nothing_and_validity_is_exact():
     assert counts[True] < 0.1 * counts[False]  # valid actions do something, but for nav to where the robot is
 
 
-def run(state: WorldState, episode: torch.Tensor) -> WorldState:
+def run(state: WorldState, episode: torch.Tensor, rules: str) -> WorldState:
     """30 steps of actions that depend on the episode alone."""
     for count in range(30):
-        weight = valid_actions(state).double()
+        weight = valid_actions(state, rules).double()
         weight[:, act.PLACE_BASE : act.OPEN_FRIDGE] *= 20
         weight[:, act.PICK_BASE : act.PLACE_BASE] *= 5
         key = uniform(9, episode, torch.full_like(episode, count), 1, (1,)).double()
         action = (weight.cumsum(1) <= key * weight.sum(1, keepdim=True)).sum(1).clamp(max=act.NUM_ACTIONS - 1)
-        step(state, action, count, episode)
+        step(state, action, count, episode, rules)
     return state
 
 
-def test_a_world_does_not_depend_on_its_batch():
+@pytest.mark.parametrize("rules", RULES)
+def test_a_world_does_not_depend_on_its_batch(rules):
     start = fake_state(37, seed=4)
-    whole = run(start.rows(torch.arange(37)), torch.arange(37))
+    whole = run(start.rows(torch.arange(37)), torch.arange(37), rules)
     assert (whole.object_position - start.object_position).abs().sum() > 10
     for chosen in (torch.tensor([5]), torch.tensor([36, 0, 11])):
-        alone = run(start.rows(chosen), chosen)
+        alone = run(start.rows(chosen), chosen, rules)
         for name, value in tensors(whole).items():
             assert torch.equal(value[chosen], tensors(alone)[name]), name
-        assert torch.equal(atoms.truth(whole)[chosen], atoms.truth(alone))
+        assert torch.equal(atoms.truth(whole, rules)[chosen], atoms.truth(alone, rules))
 
 
 def test_refresh_carries_held_objects():
