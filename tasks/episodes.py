@@ -32,7 +32,7 @@ from .episode_layout import (
 )
 from .goals import Circuits
 from .keyed_random import uniform
-from .state import MAX_OBJECTS, ObjectCatalog, SceneSet, WorldState
+from .state import MAX_OBJECTS, NOT_GIVEN, ObjectCatalog, SceneSet, WorldState
 from .strings import PackedStrings, join
 
 __all__ = ["Episode", "EpisodeFileError", "EpisodeSet", "PackedStrings", "concat", "episode_key", "load", "save"]
@@ -89,6 +89,8 @@ class EpisodeSet:
     split: str = ""
     seed: int = 0
     rejected: int = field(default=0, compare=False)  # drafts the generator threw away on the way
+    object_tilt: Tensor | None = None  # (E, M, 2) x and y of the quaternion (w >= 0, z = 0) that tilts an object before
+    # its yaw turns it; published episodes have it, files of ours do not
 
     def __len__(self) -> int:
         return self.scene.shape[0]
@@ -114,7 +116,8 @@ class EpisodeSet:
         arrays: dict[str, Any] = {name: getattr(self, name)[index] for name in ARRAYS}
         for name in STRINGS:
             arrays[name] = PackedStrings.pack(getattr(self, name)).rows(index)
-        return EpisodeSet(**arrays, circuits=self.circuits.rows(index), **self._about())
+        tilt = None if self.object_tilt is None else self.object_tilt[index]
+        return EpisodeSet(**arrays, circuits=self.circuits.rows(index), object_tilt=tilt, **self._about())
 
     def _about(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ABOUT}
@@ -122,7 +125,8 @@ class EpisodeSet:
     def to(self, device: torch.device | str) -> EpisodeSet:
         """The same episodes with what worlds are reset from on `device`; texts stay where they are."""
         arrays: dict[str, Any] = {name: getattr(self, name).to(device) for name in ARRAYS}
-        return replace(self, **arrays, circuits=self.circuits.to(device))
+        tilt = None if self.object_tilt is None else self.object_tilt.to(device)
+        return replace(self, **arrays, circuits=self.circuits.to(device), object_tilt=tilt)
 
     def start_state(
         self, indices: Tensor, scenes: SceneSet, catalog: ObjectCatalog, seed: int, occurrence: Tensor | None = None
@@ -155,6 +159,7 @@ class EpisodeSet:
             object_yaw=arrays["object_yaw"],
             object_inside=arrays["object_inside"].long(),
             robot_height=scenes.floor_height[scene],
+            object_tilt=NOT_GIVEN if self.object_tilt is None else self.object_tilt[indices],
             **{name: getattr(scenes, name)[scene] for name in furniture},
         )
 

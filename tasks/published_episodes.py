@@ -7,7 +7,6 @@ which the original's pick looks for one; predicates call objects by slot (`goals
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -90,16 +89,18 @@ def _row(
     if unknown := [o for o in objects if o.model not in models]:
         raise TaskError(f"object model {unknown[0].model!r} is unknown")
     model, receptacle, inside = (np.full(MAX_OBJECTS, -1, np.int64) for _ in range(3))
-    position, yaw = np.zeros((MAX_OBJECTS, 3), np.float32), np.zeros(MAX_OBJECTS, np.float32)
+    position, yaw, tilt = (np.zeros((MAX_OBJECTS, *shape), np.float32) for shape in ((3,), (), (2,)))
     for slot, o in enumerate(objects):
         model[slot] = models[o.model]
         x, y, z = o.transform[:3, 3]
-        position[slot], yaw[slot] = (x, -z, y), _yaw(o.transform)
+        position[slot] = x, -z, y
         if o.receptacle is not None:
             if o.receptacle not in RECEPTACLE_INDEX:
                 raise TaskError(f"receptacle {o.receptacle!r} of object {o.name} is unknown")
             receptacle[slot] = RECEPTACLE_INDEX[o.receptacle]
             inside[slot] = receptacle[slot] if RECEPTACLES[receptacle[slot]].joint >= 0 else -1
+    if objects:
+        yaw[: len(objects)], tilt[: len(objects)] = turns(np.stack([o.transform[:3, :3] for o in objects]))
     slots = {o.name: slot_name(i) for i, o in enumerate(objects)}
     object_category = np.where(model < 0, -1, category[model])
     goal, subgoals, circuit = _goal(episode, slots, object_category, rules)
@@ -108,6 +109,7 @@ def _row(
         "object_model": model.astype(np.int16),
         "object_position": position,
         "object_yaw": yaw,
+        "object_tilt": tilt,
         "object_inside": inside.astype(np.int8),
         "object_receptacle": receptacle.astype(np.int8),
         "joint": _joint(episode),
@@ -169,11 +171,23 @@ def _start_pose(episode: PublishedEpisode) -> np.ndarray:
     return np.array([x, -z, 0.0], np.float32)
 
 
-def _yaw(transform: np.ndarray) -> float:
-    """The part of a rotation that turns about the vertical, in our frame (rad); 0 for an object on its head."""
-    r = transform[:3, :3]
-    w, up = 1 + np.trace(r), 1 - r[0, 0] + r[1, 1] - r[2, 2]  # 4 times the squares of two quaternion components
-    return 2 * math.atan2(math.copysign(math.sqrt(max(up, 0)), r[0, 2] - r[2, 0]), math.sqrt(max(w, 0)))
+def turns(rotation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rotations (K, 3, 3) of Habitat's frame as a tilt and then a yaw in ours: yaw (K,) rad, tilt (K, 2), see
+    `EpisodeSet.object_tilt`. An object on its head has yaw 0."""
+    r = rotation.transpose(1, 2, 0)
+    # The unit quaternion of a rotation is the eigenvector of the largest eigenvalue (Bar-Itzhack 2000, eq. 5)
+    k = np.array([
+        [r[0, 0] - r[1, 1] - r[2, 2], r[1, 0] + r[0, 1], r[2, 0] + r[0, 2], r[2, 1] - r[1, 2]],
+        [r[1, 0] + r[0, 1], r[1, 1] - r[0, 0] - r[2, 2], r[2, 1] + r[1, 2], r[0, 2] - r[2, 0]],
+        [r[2, 0] + r[0, 2], r[2, 1] + r[1, 2], r[2, 2] - r[0, 0] - r[1, 1], r[1, 0] - r[0, 1]],
+        [r[2, 1] - r[1, 2], r[0, 2] - r[2, 0], r[1, 0] - r[0, 1], r[0, 0] + r[1, 1] + r[2, 2]],
+    ])  # fmt: skip
+    x, up, minus_y, w = np.linalg.eigh(k.transpose(2, 0, 1))[1][..., -1].T
+    size = np.hypot(w, up)
+    level = size < 1e-6
+    cos, sin = np.where(level, 1.0, w / np.maximum(size, 1e-9)), np.where(level, 0.0, up / np.maximum(size, 1e-9))
+    y = -minus_y
+    return np.arctan2(2 * sin * cos, cos * cos - sin * sin), np.stack([cos * x + sin * y, cos * y - sin * x], axis=-1)
 
 
 def kind_of(goal: Expression) -> str:

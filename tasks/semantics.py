@@ -138,6 +138,7 @@ def _carry(state: WorldState, rows: Tensor) -> None:
     slot, robot = state.held[rows], state.robot[rows]
     state.object_position[rows, slot] = gripper_position(robot, state.robot_height[rows])
     state.object_yaw[rows, slot] = robot[:, 2]
+    state.object_tilt[rows, slot] = 0.0
 
 
 def _nav(state: WorldState, rows: Tensor, target: Tensor) -> None:

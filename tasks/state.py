@@ -148,11 +148,14 @@ class WorldState(_Furnished):
     container_slide: Tensor = NOT_GIVEN  # (N, 5, 3)
     nav_height: Tensor = NOT_GIVEN  # (N, 16)
     robot_height: Tensor = NOT_GIVEN  # (N,) float32 of the robot's base, which a navmesh may put on furniture
+    object_tilt: Tensor = NOT_GIVEN  # (N, M, 2) see EpisodeSet; (N, M, 0) in worlds where nothing is ever tilted
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.robot_height is NOT_GIVEN:
             self.robot_height = torch.zeros_like(self.robot[:, 0])
+        if self.object_tilt is NOT_GIVEN:
+            self.object_tilt = self.object_yaw.new_zeros(*self.object_yaw.shape, 0)
 
     @property
     def num_worlds(self) -> int:

@@ -15,11 +15,13 @@ import pytest
 import torch
 from factories import fake_catalog, fake_scenes
 
+from llarp.sim.renderer import _turned
 from llarp.tasks.atoms import truth
 from llarp.tasks.entities import CATEGORIES, FRIDGE, RECEPTACLES
 from llarp.tasks.goals import evaluate, parse
 from llarp.tasks.published import PublishedFileError, read_published
-from llarp.tasks.published_episodes import kind_of, published_episodes
+from llarp.tasks.published_episodes import kind_of, published_episodes, turns
+from llarp.tasks.semantics import refresh
 
 SOFA, SINK, FRIDGE_NAME = (RECEPTACLES[i].published_name for i in (7, 4, FRIDGE))
 PLACE_ONE = {"expr_type": "AND", "quantifier": "EXISTS", "inputs": [{"name": "X", "expr_type": "plum"}],
@@ -115,11 +117,29 @@ def test_episodes_in_our_frame_with_our_indices(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("axis", ["x", "z"])
-def test_a_tilt_leaves_the_yaw(tmp_path: Path, axis: str) -> None:
+def test_objects_keep_yaw_and_tilt_until_they_are_picked(tmp_path: Path, axis: str) -> None:
     value = content(record())
     value["all_transforms"][0] = at(0, 0, 0, turned(0.7) @ turned(0.4, axis))
-    episodes = published_episodes(read_published(written(tmp_path, value)), fake_scenes(4), fake_catalog(), "clean")
-    assert float(episodes.object_yaw[0, 1]) == pytest.approx(0.7, abs=1e-5)
+    scenes, catalog = fake_scenes(4), fake_catalog()
+    episodes = published_episodes(read_published(written(tmp_path, value)), scenes, catalog, "clean").select([0])
+    expected = {"x": [math.sin(0.2), 0.0], "z": [0.0, -math.sin(0.2)]}[axis]  # Habitat's z is our -y
+    state = episodes.start_state(torch.tensor([0]), scenes, catalog, seed=0)
+    assert float(state.object_yaw[0, 1]) == pytest.approx(0.7, abs=1e-5)
+    assert state.object_tilt[0, :2].tolist() == [[0.0, 0.0], pytest.approx(expected, abs=1e-5)]
+    state.held[0] = 1
+    refresh(state)
+    assert (state.object_tilt[0, 1] == 0).all()
+
+
+def test_turns_are_those_of_the_matrices() -> None:
+    """Yaw and tilt, put together by the renderer, give the rotation in our frame, upside down and half turns too."""
+    angles = [-3.0, -1.2, 0.0, 0.3, math.pi / 2, math.pi]
+    turns_of = [turned(a) @ turned(b, "x") @ turned(c, "z") for a in angles for b in angles for c in angles]
+    rotation = np.stack([t[:3, :3] for t in turns_of])
+    yaw, tilt = turns(rotation)
+    cos, sin, tilts = (torch.from_numpy(v)[None] for v in (np.cos(yaw), np.sin(yaw), tilt))
+    ours = np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]])
+    np.testing.assert_allclose(_turned(cos, sin, tilts)[0].numpy(), ours @ rotation @ ours.T, atol=1e-6)
 
 
 def test_furniture_starts_as_saved_then_as_asked(tmp_path: Path) -> None:

@@ -39,6 +39,17 @@ def _group_roots(bvh: wp.uint64, root: wp.array(dtype=int)):  # type: ignore[val
     root[world] = wp.bvh_get_group_root(bvh, world)
 
 
+def _turned(cos: Tensor, sin: Tensor, tilt: Tensor) -> Tensor:
+    """Rotations (N, M, 3, 3): tilts (N, M, 2), see `EpisodeSet.object_tilt`, then turns by yaws (cos, sin)."""
+    x, y = tilt.unbind(-1)
+    w = (1 - x * x - y * y).clamp(min=0).sqrt()
+    forward = (1 - 2 * y * y, 2 * x * y, -2 * w * y)  # the columns of the tilt's matrix
+    left = (2 * x * y, 1 - 2 * x * x, 2 * w * x)
+    up = (2 * w * y, -2 * w * x, 1 - 2 * x * x - 2 * y * y)
+    columns = [torch.stack([cos * a - sin * b, sin * a + cos * b, c], dim=-1) for a, b, c in (forward, left, up)]
+    return torch.stack(columns, dim=-1)
+
+
 class BatchRenderer:
     """Draws N worlds. Call `set_scene` for worlds whose scene or objects changed, `set_poses`, then `render`."""
 
@@ -109,6 +120,8 @@ class BatchRenderer:
         matrix[..., 0, 1] = -sin
         matrix[..., 1, 0] = sin
         matrix[..., 1, 1] = cos
+        if state.object_tilt.shape[-1]:
+            matrix[:, self._objects] = _turned(cos[:, self._objects], sin[:, self._objects], state.object_tilt)
         torch.add(origin, torch.einsum("...ij,...j->...i", matrix, self._center), out=position)
         empty = self._mesh_id == self.model.empty_mesh
         position[..., 2].masked_fill_(empty, _EMPTY_Z_M)
