@@ -72,9 +72,11 @@ class Sweep(Planner):
                     yield nav_to_receptacle(source)
                     if (yield pick(category)):
                         break
-            yield from wants.at
+            for target in wants.at:
+                yield target
             if wants.at_objects or wants == Wants():
-                yield from (nav_to_receptacle(r) for r in TASK_RECEPTACLES)
+                for receptacle in TASK_RECEPTACLES:
+                    yield nav_to_receptacle(receptacle)
 
 
 class RandomPlanner(Planner):

@@ -24,7 +24,10 @@ class Explorer(Planner):
 
     def reset(self, view: PlannerView) -> None:
         self._wants: Wants = wants_of(view.goal)
-        self._named = [i for i, r in enumerate(RECEPTACLES) if r.name in view.instruction]
+        closed = {handle for handle, opened in self._wants.handles if not opened}
+        self._closed = {i for i, r in enumerate(RECEPTACLES) if r.joint in closed}  # not to be opened without need
+        named = [i for i, r in enumerate(RECEPTACLES) if r.name in view.instruction]
+        self._named = [r for r in named if r not in self._closed]
         self._where: dict[int, int] = {}  # slot -> receptacle on which it was last seen
         self._category: dict[int, int] = {}  # slot -> category, of all objects ever seen
         self._failed: set[tuple[int, int]] = set()  # (slot, receptacle) where reaching for it did not work
@@ -65,7 +68,8 @@ class Explorer(Planner):
         elif done.kind in ("open", "close"):
             (self._opened.add if done.kind == "open" else self._opened.discard)(done.target)
             self._visited |= {r for r in SEARCH_ORDER if RECEPTACLES[r].joint == done.target}
-            self._turned.add(done.target)
+            as_wanted = (done.target, done.kind == "open") in self._wants.handles
+            (self._turned.add if as_wanted else self._turned.discard)(done.target)
 
     def _stood_in_vain(self) -> None:
         """Still running after driving to an object that was only to be found: that one is out of reach."""
@@ -135,7 +139,8 @@ class Explorer(Planner):
 
     def _search(self, target: int | None) -> int:
         """Looks at the next receptacle; the one that things are wanted on comes last."""
-        order = [r for r in (*self._named, *SEARCH_ORDER) if r != target] + [r for r in (target,) if r is not None]
+        order = [r for r in (*self._named, *SEARCH_ORDER) if r != target and r not in self._closed]
+        order += [r for r in (target, *self._closed) if r is not None]
         for receptacle in order:
             if receptacle not in self._visited:
                 return self._drive(receptacle)
