@@ -21,7 +21,8 @@ from .tasks.episodes import EpisodeSet, save
 from .tasks.generator import GeneratorError, generate, room_keys
 from .tasks.parallel import spread
 from .tasks.splits import SPLITS
-from .tasks.verify import solution_steps
+from .tasks.state import ObjectCatalog, SceneSet
+from .tasks.verify import circuits_fit, solution_steps
 
 if TYPE_CHECKING:
     from .config import RunConfig
@@ -92,8 +93,13 @@ def validate_file(config: RunConfig, path: Path, processes: int, render: int) ->
     episodes, assets = load_episodes(env, config.seed), load_assets_for(env)
     report = describe(episodes)
     with Progress(len(episodes), "validate", "episodes") as shown:
-        done = lambda count: shown.update({"episodes": count})  # noqa: E731
-        steps = play_all(episodes, assets, config.seed, processes or cores(), done)
+        steps, fits = _check_all(
+            episodes, assets, config.seed, processes or cores(), not env.published,
+            done=lambda count: shown.update({"episodes": count}),
+        )  # fmt: skip
+    if not fits.all():
+        wrong = int(episodes.episode_id[int(np.flatnonzero(~fits)[0])])
+        raise UserError(f"{path}: episode {wrong} stores another goal than its goal expression says")
     unsolved = episodes.episode_id.numpy()[steps == 0].tolist()
     solved = steps[steps > 0]
     report |= {"solvable": len(solved), "oracle_steps": float(solved.mean()) if len(solved) else 0.0}
@@ -110,22 +116,27 @@ def validate_file(config: RunConfig, path: Path, processes: int, render: int) ->
     return report
 
 
-def play_all(
-    episodes: EpisodeSet, assets: Assets, seed: int, processes: int, done: Callable[[int], None] | None = None
-) -> np.ndarray:
-    """Steps in which the oracle solves each episode by the task semantics, (E,); 0: it does not."""
+def _check_all(
+    episodes: EpisodeSet, assets: Assets, seed: int, processes: int, ours: bool, done: Callable[[int], None]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of each episode, steps in which the oracle solves it by the task semantics (0: it does not) and, where they are
+    `ours`, whether its circuit is that of its goal; both (E,)."""
     indices = torch.arange(len(episodes)).split(_CHUNK)
-    job = partial(_steps_of, assets.scenes, assets.catalog, seed)
+    job = partial(_check_some, assets.scenes, assets.catalog, seed, ours)
     steps: list[np.ndarray] = []
+    fits: list[np.ndarray] = []
     for found in spread(job, (episodes.select(index) for index in indices), min(processes, len(indices))):
-        steps.append(found)
-        if done:
-            done(sum(map(len, steps)))
-    return np.concatenate(steps)
+        steps.append(found[0])
+        fits.append(found[1])
+        done(sum(map(len, steps)))
+    return np.concatenate(steps), np.concatenate(fits)
 
 
-def _steps_of(scenes: Any, catalog: Any, seed: int, episodes: EpisodeSet) -> np.ndarray:
-    return solution_steps(episodes, scenes, catalog, seed)
+def _check_some(
+    scenes: SceneSet, catalog: ObjectCatalog, seed: int, ours: bool, episodes: EpisodeSet
+) -> tuple[np.ndarray, np.ndarray]:
+    fits = circuits_fit(episodes, catalog) if ours else np.ones(len(episodes), dtype=bool)
+    return solution_steps(episodes, scenes, catalog, seed), fits
 
 
 def _play_rendered(config: RunConfig, path: Path, episodes: EpisodeSet, count: int) -> int:

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from .atoms import NUM_ATOMS
 from .entities import NUM_HANDLES, NUM_RECEPTACLES
-from .goals import MAX_DEPTH, MAX_SUBGOALS
+from .goals import MAX_DEPTH, MAX_SUBGOALS, parse
 from .rules import RULES
 from .state import MAX_OBJECTS
+from .strings import PackedStrings
 
 FORMAT_VERSION = 2
 METADATA_KEY = "llarp_episodes"
@@ -76,6 +77,7 @@ def check_tensors(tensors: Mapping[str, Tensor], about: Mapping[str, Any], claim
     _check_ranges(tensors, about)
     for name in STRINGS:
         _check_strings(tensors, name)
+    _check_goals(tensors)
     known = {name: t for name, t in tensors.items() if _is_known(name)}
     if checksums(known, about) != claimed:
         raise EpisodeFileError("its content does not have the checksums it was written with: it is damaged, "
@@ -148,6 +150,30 @@ def _check_strings(tensors: Mapping[str, Tensor], name: str) -> None:
                 text[begin:end].decode()
         except UnicodeDecodeError:
             raise EpisodeFileError(f"the strings {name!r} are no UTF-8 text") from None
+
+
+def _check_goals(tensors: Mapping[str, Tensor]) -> None:
+    """Every goal is an expression and all subgoals are lists of lists of predicates."""
+    for name, check in (("goal", parse), ("subgoals", _check_subgoals)):
+        texts = PackedStrings(*(tensors[f"{name}.{part}"] for part in ("blob", "offsets", "which"))).distinct()
+        for t, text in enumerate(texts):
+            try:
+                check(json.loads(text))
+            except (ValueError, RecursionError) as error:
+                rows = (tensors[f"{name}.which"] == t).nonzero()[:, 0]
+                whose = f"episode {int(tensors['episode_id'][rows[0]])}: " if len(rows) else ""
+                what = str(error).splitlines()[0]
+                raise EpisodeFileError(f"{whose}{name} that cannot be read: {what}") from None
+
+
+def _check_subgoals(value: Any) -> None:
+    if not isinstance(value, list) or not all(isinstance(part, list) for part in value):
+        raise ValueError("they are no list of lists")
+    if len(value) > MAX_SUBGOALS:
+        raise ValueError(f"there are {len(value)}, and at most {MAX_SUBGOALS} are possible")
+    for predicate in (p for part in value for p in part):
+        if not isinstance(predicate, str):
+            raise ValueError(f"{predicate!r} is no predicate")
 
 
 def rows_of(what: str, wanted: list[str], known: list[str]) -> Tensor | None:

@@ -38,6 +38,11 @@ class PackedStrings(Sequence[str]):
                 texts[t] = self._text(t).decode()
             yield texts[t]
 
+    def distinct(self) -> list[str]:
+        """The T texts."""
+        blob, ends = self.blob.numpy().tobytes(), self.offsets.tolist()
+        return [blob[begin:end].decode() for begin, end in zip(ends, ends[1:], strict=False)]
+
     def _text(self, t: int) -> bytes:
         return self.blob[int(self.offsets[t]) : int(self.offsets[t + 1])].numpy().tobytes()
 

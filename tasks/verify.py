@@ -1,4 +1,4 @@
-"""Whether episodes can be solved: the oracle plays each by the task semantics."""
+"""Whether episodes can be solved, by the task semantics and the oracle, and whether their circuits are their goals'."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from . import keyed_random
 from .atoms import truth
 from .drafts import FREE_OF_START
 from .episodes import EpisodeSet
-from .goals import evaluate
+from .goals import NOR, Circuit, Circuits, evaluate, ground, parse
 from .planners import Oracle, views_of
+from .rules import TaskError
 from .semantics import NUM_DRAWS, apply, read_atoms, valid_actions
 from .state import ObjectCatalog, SceneSet
 
@@ -54,3 +55,22 @@ def solution_steps(episodes: EpisodeSet, scenes: SceneSet, catalog: ObjectCatalo
             break
     took[at_start & ~free] = 0
     return took.numpy()
+
+
+def circuits_fit(episodes: EpisodeSet, catalog: ObjectCatalog) -> np.ndarray:
+    """Whether the circuit of each episode is that of its goal and subgoals, bool (E,), for objects without names of
+    their own."""
+    num, circuits = len(episodes), []
+    category = torch.cat([catalog.category, torch.tensor([-1])])  # index -1, an empty slot, stays -1
+    for i in range(num):
+        row = episodes.episode(i)
+        objects = category[torch.from_numpy(row.object_model).long()].numpy()
+        try:
+            circuits.append(ground(parse(row.goal), row.subgoals, objects, episodes.rules))
+        except TaskError:
+            circuits.append(Circuit((NOR,), ((),), 0, 1))  # like no circuit of an episode
+    both = Circuits.none(2 * num)
+    both.assign(torch.arange(num), episodes.circuits)
+    both.assign(torch.arange(num, 2 * num), Circuits.pack(circuits))
+    same = [(t[:num] == t[num:]).reshape(num, -1).all(1) for t in both.tensors().values()]
+    return torch.stack(same).all(0).numpy()

@@ -73,6 +73,9 @@ def test_files_that_do_not_hold_what_they_promise_are_refused(file, tmp_path, ca
     path = tmp_path / "bad.safetensors"
     save(episodes.select([0, 1, 1]), path)
     assert "1 episodes repeat" in refused(capfd, "validate", f"dataset={path}")
+    circuits = episodes.circuits.rows(torch.tensor([0, 1, 3, 2, 4, 5, 6, 7]))
+    save(replace(episodes, circuits=circuits), path)
+    assert "episode 2 stores another goal" in refused(capfd, "validate", f"dataset={path}")
     kinds = list(episodes.instruction_type)
     moved = kinds.index("place_one")
     position = episodes.object_position.clone()

@@ -215,6 +215,26 @@ def test_content_that_cannot_be_is_named(file, change, message):
         load(file)
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("goal", "[" * 5000, "episode 7: goal that cannot be read"),
+        ("goal", '{"expr_type": "XOR", "sub_exprs": ["not_holding()"]}', "episode 7: goal .* 'XOR' is not one of"),
+        ("subgoals", '{"a": 1}', "episode 7: subgoals .* no list of lists"),
+        ("subgoals", "[[3]]", "3 is no predicate"),
+        ("subgoals", json.dumps([["not_holding()"]] * 13), "there are 13, and at most 12"),
+        ("subgoals", "nothing", "Expecting value"),
+    ],
+)
+def test_goals_that_say_nothing_are_refused_by_episode(episodes, tmp_path, name, text, message):
+    texts = list(getattr(episodes, name))
+    texts[7] = text
+    save(replace(episodes, **{name: texts}), tmp_path / "x")
+    with pytest.raises(EpisodeFileError, match=message) as caught:
+        load(tmp_path / "x")
+    assert "\n" not in str(caught.value) and str(tmp_path / "x") in str(caught.value)
+
+
 def test_a_description_that_was_changed_is_noticed(file):
     rewrite(file, about={"seed": 4})
     with pytest.raises(EpisodeFileError, match="does not have the checksums"):
