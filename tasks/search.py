@@ -7,7 +7,7 @@ a lucky point may be missed; what the first part finds impossible is impossible 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,10 +16,10 @@ from torch import Tensor
 from . import keyed_random
 from .actions import ACTIONS, NUM_ACTIONS, PICK_BASE, PLACE_BASE
 from .atoms import NUM_ATOMS, truth
-from .entities import CATEGORIES, HANDLES, JOINT_OPEN_TO, NUM_HANDLES, RECEPTACLES
+from .entities import CATEGORIES, FRIDGE_HANDLE, HANDLES, RECEPTACLES
 from .goals import AND, NAND, NOR, Circuit, Circuits, evaluate
 from .planners_facts import MEANING, OF_OBJECTS, Fact
-from .rules import can_pick_from
+from .rules import can_pick_from, in_container, open_to
 from .semantics import NUM_DRAWS, apply, read_atoms, valid_actions
 from .state import WorldState
 
@@ -95,27 +95,29 @@ class _Possible:
 
     def __init__(self, state: WorldState, rules: str):
         self.now = truth(state, rules)[0].tolist()
-        self.category = state.object_category[0].tolist()
+        self.category, self.held = state.object_category[0].tolist(), int(state.held[0])
         poses = torch.cat([state.nav_pose[0], state.robot])
         stands = state.rows(torch.zeros(len(poses), dtype=torch.int64))
         stands.robot = poses
         facts = truth(stands, rules)
         self.ever_here = (facts.any(0)).tolist()  # of facts about where the robot is
         self.ever_away = (~facts.all(0)).tolist()
-        reach = torch.zeros(len(poses), len(self.category), dtype=torch.bool)
-        for opened in (0.0, 1.0):  # what lies in a drawer is within reach open or shut
-            where = stands.object_position[..., :2].clone()
-            for r, receptacle in enumerate(RECEPTACLES):
-                if receptacle.joint >= 0:
-                    way = opened * JOINT_OPEN_TO[receptacle.joint] - stands.joint[:, receptacle.joint]
-                    moved = stands.receptacle_slide[:, r, :2] * way[:, None]
-                    where += torch.where((stands.object_inside == r)[..., None], moved[:, None], 0.0)
-            reach |= can_pick_from(poses, where)
+        reach = can_pick_from(poses, stands.object_position[..., :2]) & (state.object_category >= 0)
+        reach |= self._in_drawer(state)  # it moves with the drawer, so wherever it is now, count it as in reach
         self.obtainable = self._obtainable(reach.numpy())
+
+    @staticmethod
+    def _in_drawer(state: WorldState) -> Tensor:
+        """Objects that a drawer could take along, bool (1, M): those in it, and those it slides over."""
+        joints = torch.tensor([r.joint for r in RECEPTACLES])[state.object_inside]  # inside -1 takes the last
+        taken = (state.object_inside >= 0) & (joints < FRIDGE_HANDLE)
+        for joint in (state.joint, torch.zeros_like(state.joint), open_to(state.joint.device)[None]):
+            taken = taken | in_container(replace(state, joint=joint))[..., :FRIDGE_HANDLE].any(-1)
+        return taken
 
     def _obtainable(self, reach: np.ndarray) -> set[int]:
         """Objects that can be picked up once all others of their category that can be have been taken away."""
-        found: set[int] = set()
+        found = {self.held} - {-1}
         while True:
             more = set()
             for slot, category in enumerate(self.category):
@@ -234,5 +236,3 @@ def _keys(state: WorldState, slots: list[int]) -> list[bytes]:
     table = torch.cat([c.float() for c in columns], dim=1).round().to(torch.int32).numpy()
     return [row.tobytes() for row in table]
 
-
-__all__ = ["INFEASIBLE", "NUM_HANDLES", "SOLVABLE", "UNDECIDED", "Verdict", "impossible", "search"]
