@@ -25,11 +25,14 @@ FIRST_CHAIR = (1.0, 0.5, 1.0)
 COUNTER = ((0.0, 0.0, 2.0), 90.0, 0.5)
 """Translation, degrees about y and uniform scale of the kitchen counter."""
 FRIDGE = (0.0, 1.0, 4.0)
+OUTSIDE = [(-1.5, 0.1, 1.5), (-1.5, 0.1, 2.5), (-0.5, 0.1, 2.5), (-0.5, 0.1, 1.5)]
+"""A smaller island of the navmesh, behind the counter."""
 
 
-def glb(half: tuple[float, float, float]) -> bytes:
-    """A box about the origin, without material."""
+def glb(half: tuple[float, float, float], center: tuple[float, float, float] = (0, 0, 0)) -> bytes:
+    """A box, without material."""
     corners = np.array(np.meshgrid(*((-h, h) for h in half), indexing="ij"), "<f4").reshape(3, -1).T
+    corners += np.array(center, "<f4")
     faces = np.array([0, 1, 3, 0, 3, 2, 4, 6, 7, 4, 7, 5, 0, 4, 5, 0, 5, 1, 2, 3, 7, 2, 7, 6, 0, 2, 6, 0, 6, 4, 1, 5, 7,
                       1, 7, 3], "<u2")  # fmt: skip
     data = np.ascontiguousarray(corners).tobytes() + faces.tobytes()
@@ -41,7 +44,7 @@ def glb(half: tuple[float, float, float]) -> bytes:
         "meshes": [{"primitives": [{"attributes": {"POSITION": 0}, "indices": 1}]}],
         "accessors": [
             {"bufferView": 0, "componentType": 5126, "count": 8, "type": "VEC3",
-             "min": [-h for h in half], "max": list(half)},
+             "min": corners.min(0).tolist(), "max": corners.max(0).tolist()},
             {"bufferView": 1, "componentType": 5123, "count": len(faces), "type": "SCALAR"},
         ],
         "bufferViews": [
@@ -88,9 +91,10 @@ def _urdf(name: str, links: dict[str, tuple[str, str, str, str]]) -> str:
     """A URDF; by link: joint type, parent, xyz and rpy of the joint. Every link but the root has the mesh LINK.glb."""
     text = f'<?xml version="1.0"?>\n<robot name="{name}"><link name="root"/>\n'
     for link, (kind, parent, xyz, rpy) in links.items():
+        axis = "0 0 1" if kind == "revolute" else "1 0 0"
         mesh = f'<visual><geometry><mesh filename="{link}.glb" scale="1, 1, 1"/></geometry></visual>'
         text += f'<link name="{link}">{mesh}</link>\n<joint name="{link}_joint" type="{kind}"><parent link="{parent}"/>'
-        text += f'<child link="{link}"/><origin xyz="{xyz}" rpy="{rpy}"/><axis xyz="1 0 0"/></joint>\n'
+        text += f'<child link="{link}"/><origin xyz="{xyz}" rpy="{rpy}"/><axis xyz="{axis}"/></joint>\n'
     return text + "</robot>\n"
 
 
@@ -122,10 +126,9 @@ def write_dataset(folder: Path) -> Path:
     }
     (folder / "configs" / "scenes" / f"{SCENE}.scene_instance.json").write_text(json.dumps(scene))
     (folder / "configs" / "stages" / "room.stage_config.json").write_text('{"render_asset": "../../objects/room.glb"}')
-    (folder / "objects" / "room.glb").write_bytes(glb((6, 0.01, 6)))
+    (folder / "objects" / "room.glb").write_bytes(glb((3.0, 0.1, 3.0), center=(3.0, -0.1, 3.0)))
     floor = [(1.0, 0.1, 0.0), (1.0, 0.1, 6.0), (6.0, 0.1, 6.0), (6.0, 0.1, 0.0)]
-    outside = [(9.0, 0.1, 0.0), (9.0, 0.1, 3.0), (12.0, 0.1, 0.0)]
-    (folder / "navmeshes" / f"{SCENE}.navmesh").write_bytes(navmesh([outside, floor]))
+    (folder / "navmeshes" / f"{SCENE}.navmesh").write_bytes(navmesh([OUTSIDE, floor]))
     paths = {"stages": "configs/stages", "objects": "configs/objects", "scene_instances": "configs/scenes"}
     dataset: dict[str, Any] = {kind: {"paths": {".json": [path]}} for kind, path in paths.items()}
     dataset["articulated_objects"] = {"paths": {".urdf": ["urdf/*/", "../robots/fetch.urdf"]}}

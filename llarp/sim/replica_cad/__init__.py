@@ -38,7 +38,7 @@ def load_replica_cad(
     notes = list(objects.notes)
     if pool.unread_textures:
         notes.append(f"{pool.unread_textures} textures of scenes are of a kind that is not read: drawn in grey")
-    scenes = scene_set(dataset, scene_names)
+    scenes = scene_set(dataset, scene_names, read_model=pool.model)
     assets = Assets(scenes, layouts, objects.catalog, objects.meshes, objects.material, tuple(notes))
     store.save(entry, assets)
     return assets

@@ -8,7 +8,7 @@ sofa some 3 cm above). Letters in shapes: R receptacles (11), H handles (5).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -23,7 +23,7 @@ from llarp.tasks.state import SceneSet
 from .files import Dataset, Instance, SceneInstance, open_dataset
 from .folder import Floats
 from .glb import Model, read_glb
-from .looks import TO_OURS, asset_matrix
+from .looks import TO_OURS, asset_matrix, stage_matrix
 from .navmesh import NavMesh
 from .navmesh_file import read_navmesh
 from .urdf import Articulated, ReceptacleBox
@@ -55,12 +55,27 @@ class _Box:
     slide: Floats  # (3,) per metre of the joint, in the dataset's frame
 
 
-def scene_set(folder: str | Path | Dataset, scene_names: Sequence[str], seed: int = 0) -> SceneSet:
+@dataclass(frozen=True)
+class _Source:
+    """Where scenes are read from."""
+
+    dataset: Dataset
+    model: Callable[[Path], Model]  # what a mesh file holds
+
+
+def scene_set(
+    folder: str | Path | Dataset,
+    scene_names: Sequence[str],
+    seed: int = 0,
+    read_model: Callable[[Path], Model] | None = None,
+) -> SceneSet:
     """The named scenes (such as "v3_sc3_staging_00") of a ReplicaCAD download; `seed` draws start positions.
 
-    A scene that lacks one of the 11 receptacles, or whose navmesh has no floor, is a UserError."""
+    `read_model` gives what a mesh file holds, if the caller has read it already. A scene that lacks one of the 11
+    receptacles, or whose navmesh has no floor, is a UserError."""
     dataset = folder if isinstance(folder, Dataset) else open_dataset(folder)
-    rows = [_scene(dataset, dataset.scene(name), seed) for name in scene_names]
+    source = _Source(dataset, read_model or cache(read_glb))
+    rows = [_scene(source, dataset.scene(name), seed) for name in scene_names]
     splits = ["train" if name.startswith(TRAIN_PREFIXES) else "heldout" for name in scene_names]
     columns = {key: np.stack([row[key] for row in rows]) for key in rows[0]} if rows else {}
     # rounded, so that another machine's last bit of a sine makes no other scene
@@ -68,9 +83,9 @@ def scene_set(folder: str | Path | Dataset, scene_names: Sequence[str], seed: in
     return SceneSet(list(scene_names), splits, **tensors)
 
 
-def _scene(dataset: Dataset, scene: SceneInstance, seed: int) -> dict[str, Floats]:
+def _scene(source: _Source, scene: SceneInstance, seed: int) -> dict[str, Floats]:
     """One row of every tensor of a SceneSet, by its name."""
-    found = _boxes(dataset, scene)
+    dataset, found = source.dataset, _boxes(source, scene)
     missing = [r.published_name for r in RECEPTACLES if r.published_name not in found]
     if missing:
         raise UserError(f"{scene.file}: the scene has no {missing[0]}, so it is none of the benchmark's")
@@ -80,10 +95,10 @@ def _scene(dataset: Dataset, scene: SceneInstance, seed: int) -> dict[str, Float
     span = np.array([np.abs(box.parent[:3, :3] @ box.half) for box in boxes])
     handles = np.array([_handle(dataset, scene, h) for h in range(NUM_HANDLES)])
     mesh = read_navmesh(dataset.folder, dataset.navmesh(scene))
-    island = mesh.largest_island()
+    island = mesh.largest_indoor_island(_stage(source, scene))
     nav = np.array([_nav_pose(mesh, island, target) for target in (*handles, *center)])
     free, floor = _start_points(mesh, island, seed)
-    low, high, slide = (np.array(column) for column in zip(*_containers(dataset, scene), strict=True))
+    low, high, slide = (np.array(column) for column in zip(*_containers(source, scene), strict=True))
     half = np.array([h for h, _ in upright])
     return {
         "receptacle_center": _ours(center),
@@ -108,19 +123,28 @@ def _ours(points: Floats) -> Floats:
     return points @ TO_OURS.T
 
 
-def _boxes(dataset: Dataset, scene: SceneInstance) -> dict[str, _Box]:
+def _stage(source: _Source, scene: SceneInstance) -> Floats:
+    """The triangles (K, 3, 3) of a scene's floor, walls and ceiling, where it has one."""
+    config = source.dataset.stage(scene.stage.template, scene.file)
+    patches = source.model(config.render_asset).patches if config.render_asset is not None else ()
+    triangles = [patch.vertices[patch.faces] for patch in patches]
+    matrix = stage_matrix(config, scene.stage.scale)
+    return np.concatenate([np.zeros((0, 3, 3)), *triangles]) @ matrix[:3, :3].T + matrix[:3, 3]
+
+
+def _boxes(source: _Source, scene: SceneInstance) -> dict[str, _Box]:
     """The receptacles of a scene by name."""
     found: dict[str, _Box] = {}
     for instance in scene.objects:
-        config = dataset.object(instance.template, scene.file)
+        config = source.dataset.object(instance.template, scene.file)
         if config.receptacles:
             if config.render_asset is None:
                 raise UserError(f"{config.file}: it has receptacles, but no render_asset")
-            asset = asset_matrix(config, _model(config.render_asset), instance.scale, instance.origin_is_com)
+            asset = asset_matrix(config, source.model(config.render_asset), instance.scale, instance.origin_is_com)
             frame = instance.matrix @ asset
             found |= {r.name: _Box(frame, r.position, r.half, np.zeros(3)) for r in config.receptacles}
     for instance in scene.articulated:
-        articulated = dataset.articulated(instance.template, scene.file)
+        articulated = source.dataset.articulated(instance.template, scene.file)
         found |= {r.name: _link_box(articulated, instance, r) for r in articulated.receptacles}
     return found
 
@@ -171,15 +195,15 @@ def _handle(dataset: Dataset, scene: SceneInstance, handle: int) -> Floats:
     return (frame @ np.array((*offset, 1.0)))[:3]
 
 
-def _containers(dataset: Dataset, scene: SceneInstance) -> list[tuple[Floats, Floats, Floats]]:
+def _containers(source: _Source, scene: SceneInstance) -> list[tuple[Floats, Floats, Floats]]:
     """Lowest and highest corner and slide (each (3,)) of what every handle's furniture can hold, joints at 0.
 
     For a drawer the box about its link's meshes counts; for the fridge that about all its links."""
     out = []
     for handle, (name, link, _) in enumerate(HANDLE_MARKERS):
-        articulated, instance = _articulated(dataset, scene, name)
+        articulated, instance = _articulated(source.dataset, scene, name)
         links = list(articulated.links) if handle == FRIDGE_HANDLE else [link]
-        parts = [(low, high) for part in links for low, high in _link_bounds(articulated, instance, part)]
+        parts = [(low, high) for part in links for low, high in _link_bounds(source, articulated, instance, part)]
         if not parts:
             raise UserError(f"{articulated.file}: no mesh on link {link!r}")
         _, slide = _link(articulated, instance, link)
@@ -187,11 +211,13 @@ def _containers(dataset: Dataset, scene: SceneInstance) -> list[tuple[Floats, Fl
     return out
 
 
-def _link_bounds(articulated: Articulated, instance: Instance, link: str) -> list[tuple[Floats, Floats]]:
+def _link_bounds(
+    source: _Source, articulated: Articulated, instance: Instance, link: str
+) -> list[tuple[Floats, Floats]]:
     """The axis-aligned box (lowest, highest corner) about the box of a link's meshes in its own frame; none if bare."""
     corners = []
     for visual in articulated.links[link]:
-        low, high = _bounds(visual.mesh)
+        low, high = _bounds(source.model(visual.mesh))
         box = np.stack(np.meshgrid(*zip(low, high, strict=True), indexing="ij"), -1).reshape(-1, 3) * visual.scale
         corners.append(box @ visual.origin[:3, :3].T + visual.origin[:3, 3])
     if not corners:
@@ -204,18 +230,13 @@ def _link_bounds(articulated: Articulated, instance: Instance, link: str) -> lis
     return [(moved.min(0), moved.max(0))]
 
 
-@cache
-def _model(file: Path) -> Model:
-    return read_glb(file)
-
-
-def _bounds(file: Path) -> tuple[Floats, Floats]:
+def _bounds(model: Model) -> tuple[Floats, Floats]:
     """Lowest and highest corner of a mesh file's vertices."""
-    points = np.concatenate([patch.vertices for patch in _model(file).patches])
+    points = np.concatenate([patch.vertices for patch in model.patches])
     return points.min(0).astype(float), points.max(0).astype(float)
 
 
-def _nav_pose(mesh: NavMesh, island: int, target: Floats) -> Floats:
+def _nav_pose(mesh: NavMesh, island: int | None, target: Floats) -> Floats:
     """Where nav to a target (3,) puts the robot: x, y, z of its base in the dataset's frame, and yaw."""
     at = mesh.nearest(target, island)
     if at is None:  # the original tries random points farther and farther away
@@ -224,8 +245,8 @@ def _nav_pose(mesh: NavMesh, island: int, target: Floats) -> Floats:
     return np.append(at, np.arctan2(-(target - at)[2], (target - at)[0]))
 
 
-def _start_points(mesh: NavMesh, island: int, seed: int) -> tuple[Floats, float]:
-    """Points (FREE_POINTS, 3) spread evenly over an island's floor, and the floor's height."""
+def _start_points(mesh: NavMesh, island: int | None, seed: int) -> tuple[Floats, float]:
+    """Points (FREE_POINTS, 3) spread evenly over the floor of an island or the mesh, and the floor's height."""
     points = mesh.random_points(4 * FREE_POINTS, island, seed)
     floor = float(np.median(points[:, 1]))
     points = points[np.abs(points[:, 1] - floor) <= START_STEP_M]

@@ -120,6 +120,11 @@ def asset_matrix(config: ObjectConfig, model: Model, scale: Floats, origin_is_co
     return matrix
 
 
+def stage_matrix(config: ObjectConfig, scale: Floats) -> Floats:
+    """(4, 4) from a stage's mesh file to the scene (y up): Habitat turns and scales stages, but moves none."""
+    return asset_matrix(config, Model(()), scale, origin_is_com=False)
+
+
 def upright(rotation: Floats) -> tuple[float, Floats]:
     """Yaw of a rotation (3, 3) of ours, and what is left of it below the yaw (3, 3): exactly 1 if it is upright."""
     yaw = float(np.arctan2(rotation[1, 0] - rotation[0, 1], rotation[0, 0] + rotation[1, 1]))
@@ -145,7 +150,9 @@ def layout_tables(dataset: Dataset, scene_names: Sequence[str], pool: Pool) -> L
 
 
 def _pieces(dataset: Dataset, scene: SceneInstance, pool: Pool) -> Iterator[Piece]:
-    yield from _rigid_pieces(dataset, dataset.stage(scene.stage.template, scene.file), scene.stage, pool)
+    stage = dataset.stage(scene.stage.template, scene.file)
+    if stage.render_asset is not None:
+        yield from _standing(pool, stage.render_asset, np.eye(4), stage_matrix(stage, scene.stage.scale))
     for instance in scene.objects:
         yield from _rigid_pieces(dataset, dataset.object(instance.template, scene.file), instance, pool)
     for instance in scene.articulated:

@@ -18,6 +18,9 @@ from .folder import Floats
 SEARCH_M = (2.0, 4.0, 2.0)
 """Habitat looks for the nearest polygon among those that reach into a box of these half sizes about a point."""
 
+INDOOR_SHARE, ROOF_POINTS = 0.95, 100
+"""An island of which a larger share of so many random points has something above is indoors, in Habitat-Lab."""
+
 
 @dataclass(frozen=True, eq=False)
 class NavMesh:
@@ -62,6 +65,16 @@ class NavMesh:
     def largest_island(self) -> int:
         """The island with the largest walkable area."""
         return int(self.island_area().argmax())
+
+    def largest_indoor_island(self, roof: Floats) -> int | None:
+        """Habitat-Lab's choice of where robots are: the largest island under a roof; None, the whole mesh, if none is.
+
+        `roof` (K, 3, 3): triangles that may lie above. An island is indoors if they cover more than 95 % of it."""
+        for island in np.argsort(-self.island_area(), kind="stable"):
+            if self.on_island(int(island)).any():
+                if _covered(self.random_points(ROOF_POINTS, int(island)), roof).mean() > INDOOR_SHARE:
+                    return int(island)
+        return None
 
     def on_island(self, island: int | None) -> NDArray[np.bool_]:
         """(P,) walkable polygons of an island, or of all."""
@@ -135,6 +148,22 @@ def _inside(point: Floats, corners: Floats) -> bool:
     crossing = (a[:, 2] > z) != (b[:, 2] > z)
     a, b = a[crossing], b[crossing]
     return bool(np.count_nonzero(x < (b[:, 0] - a[:, 0]) * (z - a[:, 2]) / (b[:, 2] - a[:, 2]) + a[:, 0]) % 2)
+
+
+def _covered(points: Floats, triangles: Floats) -> NDArray[np.bool_]:
+    """Whether vertical lines from points (N, 3) upwards meet one of the triangles (K, 3, 3): (N,)."""
+    low, high = triangles.min(1), triangles.max(1)
+    covered = np.zeros(len(points), bool)
+    for i, point in enumerate(points):
+        x, y, z = point
+        near = (low[:, 0] <= x) & (high[:, 0] >= x) & (low[:, 2] <= z) & (high[:, 2] >= z) & (high[:, 1] > y)
+        a, b, c = np.moveaxis(triangles[near], 1, 0)
+        (ux, uy, uz), (vx, vy, vz), (px, py, pz) = (b - a).T, (c - a).T, (point - a).T
+        area = ux * vz - uz * vx
+        with np.errstate(divide="ignore", invalid="ignore"):  # upright triangles have no area seen from above
+            s, t = (px * vz - pz * vx) / area, (ux * pz - uz * px) / area
+            covered[i] = ((s >= 0) & (t >= 0) & (s + t <= 1) & (s * uy + t * vy > py)).any()
+    return covered
 
 
 def _nearest_on_edges(point: Floats, edges: Floats) -> Floats:
