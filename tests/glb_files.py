@@ -125,7 +125,7 @@ def small_dataset(root: Path) -> Path:
     def turn(angle: float, x: float, y: float, z: float) -> list[float]:
         return [float(np.cos(angle / 2)), *(float(np.sin(angle / 2)) * np.array([x, y, z])).tolist()]
 
-    stage = {"template_name": "room"}
+    stage = {"template_name": "stages/room", "translation_origin": "COM"}
     one = [placed("table", [1, 0.4, 2], turn(0.7, 0, 1, 0)), placed("table", [3, 1.0, 2], turn(1.1, 0.6, 0, 0.8))]
     counter = placed("kitchen_counter", [-2, 0, 1], turn(-0.4, 0, 1, 0), uniform_scale=0.5)
     scene = {"stage_instance": stage, "object_instances": one, "articulated_object_instances": [counter]}

@@ -22,7 +22,7 @@ from llarp.sim.replica_cad import load_replica_cad, store
 from llarp.sim.replica_cad.files import open_dataset
 from llarp.sim.replica_cad.glb import Patch, read_glb
 from llarp.sim.replica_cad.looks import HANDLE_LINKS, Pool, layout_tables, turned
-from llarp.sim.replica_cad.objects import category_of, load_objects
+from llarp.sim.replica_cad.objects import MAX_FACES, category_of, load_objects, reduced
 from llarp.sim.replica_cad.ycb import YCB
 from llarp.sim.world import Assets
 from llarp.tasks.entities import CATEGORIES, HANDLES, JOINT_OPEN_TO, RECEPTACLE_INDEX
@@ -223,6 +223,26 @@ def test_a_model_whose_up_is_z(tmp_path: Path):
     )
 
 
+def test_scanned_models_are_reduced_and_keep_their_shape_and_colours():
+    steps = np.linspace(0, 1, 91)
+    u, v = (a.ravel() for a in np.meshgrid(steps, steps, indexing="ij"))
+    around, up = 2 * np.pi * u, np.pi * v
+    points = np.stack([0.1 * np.cos(around) * np.sin(up), 0.05 * np.sin(around) * np.sin(up), 0.2 * np.cos(up)], axis=1)
+    at = np.arange(91 * 91).reshape(91, 91)
+    a, b, c, d = at[:-1, :-1].ravel(), at[1:, :-1].ravel(), at[1:, 1:].ravel(), at[:-1, 1:].ravel()
+    faces = np.concatenate([np.stack((a, c, b), axis=1), np.stack((a, d, c), axis=1)]).astype(np.int32)
+    whole = Mesh("egg", points.astype(np.float32), faces, np.stack([u, v], axis=1).astype(np.float32))
+    small = reduced(whole)
+    assert 400 < len(small.faces) <= MAX_FACES < len(whole.faces) == 16_200
+    np.testing.assert_allclose(small.vertices.min(0), points.min(0), atol=0.01)
+    np.testing.assert_allclose(small.vertices.max(0), points.max(0), atol=0.01)
+    np.testing.assert_allclose(np.arccos(np.clip(small.vertices[:, 2] / 0.2, -1, 1)) / np.pi, small.uv[:, 1], atol=0.06)
+    corner = small.vertices[small.faces]
+    outward = np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])
+    assert ((outward * corner.mean(1)).sum(1) > 0).mean() > 0.97
+    assert reduced(small) is small
+
+
 def test_object_folders_that_cannot_be_used(tmp_path: Path):
     with pytest.raises(UserError, match="no such folder of object models"):
         load_objects(_NoDataset(), ["026_sponge"], tmp_path / "gone")
@@ -378,6 +398,26 @@ def _state(assets: Assets, scene: torch.Tensor, receptacle: torch.Tensor) -> Wor
         object_inside=torch.full((n, MAX_OBJECTS), -1),
         **furniture,
     )
+
+
+@pytest.mark.shared_data
+def test_tilts_turn_models_but_not_standins(shared: Path, tmp_path: Path):
+    """A quarter turn about x; 036's stand-in is 0.2 m tall and stays so, the model in the folder lies down."""
+    long = Glb()
+    long.mesh([(0, 0, 0), (0.01, 0, 0), (0, 0.2, 0), (0, 0, 0.01)], (0, 1, 2, 1, 2, 3))
+    write_bytes(tmp_path / "ycb/meshes/long.glb", long.bytes())
+    write_json(tmp_path / "ycb/configs/003_cracker_box.object_config.json", {"render_asset": "../meshes/long.glb"})
+    names = ["036_wood_block", "003_cracker_box"]
+    assets = load_replica_cad(shared / "replica_cad", SCENES[:1], names, tmp_path / "ycb")
+    state = _state(assets, torch.zeros(1, dtype=torch.int64), torch.tensor([RECEPTACLE_INDEX["black table"]]))
+    state.object_tilt = torch.zeros(1, MAX_OBJECTS, 2)
+    state.object_tilt[:, :, 0] = np.sqrt(0.5)
+    renderer = BatchRenderer(assets.layouts, assets.object_meshes, assets.object_material, 1, 32)
+    renderer.set_scene(torch.tensor([0]), torch.tensor([0]), state.object_model)
+    renderer.set_poses(state)
+    first = assets.layouts.mesh.shape[1]
+    tall = (renderer._upper - renderer._lower)[0, first : first + 2, 2]
+    np.testing.assert_allclose(tall, (0.2, 0.01), atol=1e-3)
 
 
 @pytest.mark.shared_data

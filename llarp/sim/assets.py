@@ -22,6 +22,7 @@ class Mesh:
     vertices: NDArray[np.float32]  # (V, 3)
     faces: NDArray[np.int32]  # (F, 3) counter-clockwise seen from outside
     uv: NDArray[np.float32]  # (V, 2) in [0, 1]; palette cell centres, or real coordinates for tiled textures
+    level: bool = False  # an object drawn upright however it is tilted: a stand-in that lies as its model rests
 
 
 @dataclass

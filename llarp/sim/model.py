@@ -44,6 +44,7 @@ class RenderModel:
     robot_material: int
     mesh_center: NDArray[np.float32]  # (meshes, 3) centre of each mesh's bounding box in the frame it was made in
     mesh_half: NDArray[np.float32]  # (meshes, 3) its half extents
+    tilts: NDArray[np.bool_]  # (meshes,) false: drawn upright, see `Mesh.level`
 
     @property
     def num_slots(self) -> int:
@@ -100,6 +101,7 @@ def build_model(layouts: LayoutTables, object_meshes: Sequence[Mesh], object_mat
         robot_material=len(layouts.materials) + 1,
         mesh_center=center,
         mesh_half=half,
+        tilts=np.array([not mesh.level for mesh in meshes]),
     )
 
 

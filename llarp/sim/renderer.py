@@ -121,7 +121,8 @@ class BatchRenderer:
         matrix[..., 1, 0] = sin
         matrix[..., 1, 1] = cos
         if state.object_tilt.shape[-1]:
-            matrix[:, self._objects] = _turned(cos[:, self._objects], sin[:, self._objects], state.object_tilt)
+            tilt = state.object_tilt * self._tilts[self._mesh_id[:, self._objects].long()][..., None]
+            matrix[:, self._objects] = _turned(cos[:, self._objects], sin[:, self._objects], tilt)
         torch.add(origin, torch.einsum("...ij,...j->...i", matrix, self._center), out=position)
         empty = self._mesh_id == self.model.empty_mesh
         position[..., 2].masked_fill_(empty, _EMPTY_Z_M)
@@ -179,6 +180,7 @@ class BatchRenderer:
         self._pose = {name: zeros(n, *t.shape[1:], dtype=t.dtype) for name, t in self._layout_pose.items()}
         self._objects = slice(model.num_furniture, model.num_furniture + MAX_OBJECTS)
         self._mesh_center, self._mesh_half = to(model.mesh_center), to(model.mesh_half)
+        self._tilts = to(model.tilts)
 
         self._mesh_id = torch.full((n, slots), model.empty_mesh, dtype=torch.int32, device=self.device)
         first = model.num_robot - 1 if self._camera == "head" else 0  # the head camera sees only the arm, the last part

@@ -7,6 +7,7 @@ V vertices, F faces.
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import struct
@@ -299,6 +300,7 @@ def _encoded(linear: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * np.maximum(linear, 1e-9) ** (1 / 2.4) - 0.055)
 
 
+@functools.lru_cache(maxsize=4)  # the doors of a cupboard each carry the whole cupboard's texture
 def _decoded(data: bytes) -> NDArray[np.uint8]:
     """A PNG, JPEG or WebP picture, reduced to TEXTURE_PIXELS, (H, W, 3)."""
     try:

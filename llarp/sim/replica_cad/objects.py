@@ -31,6 +31,8 @@ from .looks import TO_OURS, asset_matrix, turned
 from .ycb import YCB, Standin
 
 _TILE = 128  # pixels a side of a texture in the objects' common one
+MAX_FACES = 2_000
+"""Object models are reduced to about so many faces."""
 _ENDING = ".object_config.json"
 _REPLICA_CAD = re.compile(r"frl_apartment_([a-z]+)")
 _Part = tuple[Mesh, NDArray[np.uint8]]
@@ -81,6 +83,8 @@ def load_objects(dataset: Dataset, names: Sequence[str], folder: Path | None) ->
             standins += 1
             parts.append([(_standin(name, YCB.get(name), lent, rows), palette.texture)])
     meshes, material = _packed(names, parts)
+    for mesh, part in zip(meshes, parts, strict=True):
+        mesh.level = part[0][0].level
     notes = []
     if standins:
         why = f"not in {folder}" if folder else "objects=FOLDER can name a folder with the models"
@@ -119,22 +123,50 @@ def _parts(name: str, config: ObjectConfig, model: Model) -> list[_Part]:
     matrix = asset_matrix(config, model, np.ones(3))
     matrix[:3] = TO_OURS @ matrix[:3]
     made = [(turned(patch, matrix, name), patch) for patch in model.patches]
-    found = [(mesh, patch.texture) for mesh, patch in made if mesh is not None]
+    found = [(reduced(mesh), patch.texture) for mesh, patch in made if mesh is not None]
     if not found:
         raise UserError(f"{config.render_asset}: object {name} has no triangle with an area")
     return found
+
+
+def reduced(mesh: Mesh, limit: int = MAX_FACES) -> Mesh:
+    """A mesh of at most about `limit` faces, by joining vertices that share a cell of a grid (Rossignac, Borrel 1993).
+
+    Scanned models have 16,000 faces, of which a picture of 224 pixels shows a few hundred. Vertices of a cell move to
+    its mean together; those with other texture coordinates stay apart, so that seams of the texture stay seams.
+    """
+    if len(mesh.faces) <= limit:
+        return mesh
+    low, size = mesh.vertices.min(0), float(np.ptp(mesh.vertices, axis=0).max())
+    texel = np.floor(mesh.uv * 8).astype(np.int64) % 1024
+    for cells in (48, 36, 27, 20, 14, 9, 6):
+        at = np.floor((mesh.vertices - low) / size * cells).astype(np.int64)
+        _, place = np.unique(at @ (4096, 64, 1), return_inverse=True)
+        seamed, patch = np.unique((place * 1024 + texel[:, 0]) * 1024 + texel[:, 1], return_inverse=True)
+        faces, corner = patch[mesh.faces], place[mesh.faces]
+        faces = faces[(corner != np.roll(corner, 1, axis=1)).all(1)]
+        if len(faces) <= limit:
+            break
+    places = _means(mesh.vertices, place)[seamed >> 20]
+    return Mesh(mesh.name, places, faces.astype(np.int32), _means(mesh.uv, patch))
+
+
+def _means(values: NDArray[np.float32], group: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Mean of the rows of each group, (groups, ...)."""
+    sums = np.stack([np.bincount(group, column) for column in values.T], axis=1)
+    return (sums / np.bincount(group)[:, None]).astype(np.float32)
 
 
 def _standin(name: str, standin: Standin | None, lent: Sequence[Mesh], rows: dict[str, int]) -> Mesh:
     """A shape of our own, stretched to the object's size; its box's centre is the origin."""
     if standin is None or standin.category not in CATEGORY_INDEX:
         size = np.array((0.1, 0.1, 0.1) if standin is None else standin.size)
-        return Mesh(name, *_arrays(box(size / 2, cell("tan"))))
+        return Mesh(name, *_arrays(box(size / 2, cell("tan"))), level=True)
     mesh = centered(lent[rows[f"{standin.category.replace(' ', '_')}_{standin.variant}"]])
     if standin.on_side:
         mesh = transform(mesh, roll=np.pi / 2)
     extent = np.ptp(mesh.vertices, axis=0)
-    return Mesh(name, *_arrays(transform(mesh, scale=(np.array(standin.size) / extent).tolist())))
+    return Mesh(name, *_arrays(transform(mesh, scale=(np.array(standin.size) / extent).tolist())), level=True)
 
 
 def _arrays(mesh: Mesh) -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.float32]]:

@@ -71,6 +71,7 @@ def save(path: Path, assets: Assets) -> None:
         "notes": list(assets.notes),
         "layout_mesh": [m.name for m in layouts.meshes],
         "object_mesh": [m.name for m in assets.object_meshes],
+        "level": [m.level for m in assets.object_meshes],
     }
     for name, record in (("scenes", assets.scenes), ("catalog", assets.catalog)):
         for f in fields(record):
@@ -121,6 +122,8 @@ def _unpacked(tensors: dict[str, Tensor], lists: dict[str, Any]) -> Assets:
     meshes = _meshes(tensors, "layout_mesh", lists["layout_mesh"])
     layouts = LayoutTables(meshes=meshes, materials=materials[:-1], **tables, two_sided=lists["two_sided"])
     object_meshes = _meshes(tensors, "object_mesh", lists["object_mesh"])
+    for mesh, level in zip(object_meshes, lists["level"], strict=True):
+        mesh.level = level
     scenes, catalog = record(SceneSet, "scenes"), record(ObjectCatalog, "catalog")
     return Assets(scenes, layouts, catalog, object_meshes, materials[-1], tuple(lists["notes"]))
 
