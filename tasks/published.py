@@ -6,6 +6,7 @@ transforms are indices. Everything here stays in Habitat's frame (y up, m); `pub
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -49,7 +50,7 @@ class PublishedEpisode:
     instruct_id: str
     objects: tuple[PublishedObject, ...]  # sorted by name: the order in which pick looks for one
     joints: Mapping[tuple[str, int], float]  # (articulated object, link) -> joint value, m or rad
-    start_position: tuple[float, float, float] | None  # None: drawn at random, as all known files ask for
+    start: tuple[float, float, float, float] | None  # x, y, z, yaw; None: drawn at random, as all known files ask for
     start_predicates: tuple[str, ...]
     goal: Mapping[str, Any]
     subgoals: tuple[tuple[str, ...], ...]
@@ -121,7 +122,7 @@ def _episode(record: dict[str, Any], transforms: np.ndarray, names: dict[int, st
         instruct_id=_text(record, "instruct_id") if "instruct_id" in record else "",
         objects=_objects(record, transforms, known),
         joints=_joints(record.get("ao_states", {}), known),
-        start_position=_start_position(record.get("start_position", (0, 0, 0))),
+        start=_start(record),
         start_predicates=_predicates(record.get("start_preds", []), "start_preds"),
         goal=_goal(record.get("goal_preds")),
         subgoals=_subgoals(record.get("subgoals")),
@@ -172,13 +173,19 @@ def _joints(states: Any, names: _Names) -> dict[tuple[str, int], float]:
     return joints
 
 
-def _start_position(value: Any) -> tuple[float, float, float] | None:
+def _start(record: dict[str, Any]) -> tuple[float, float, float, float] | None:
+    """Where the robot starts, of `start_position` and the turn about y of `start_rotation` (a quaternion, w last)."""
+    x, y, z = _numbers(record.get("start_position", [0, 0, 0]), 3, "start_position")
+    _, turn, _, w = _numbers(record.get("start_rotation", [0, 0, 0, 1]), 4, "start_rotation")
+    return (x, y, z, 2 * math.atan2(turn, w)) if any((x, y, z)) else None
+
+
+def _numbers(value: Any, count: int, what: str) -> list[float]:
     if isinstance(value, np.ndarray):
         value = value.tolist()
-    good = isinstance(value, (list, tuple)) and len(value) == 3 and all(map(_is_number, value))
-    _expect(good, f"start_position is no place: {_show(value)}")
-    x, y, z = (float(v) for v in value)
-    return (x, y, z) if any((x, y, z)) else None
+    good = isinstance(value, (list, tuple)) and len(value) == count and all(map(_is_number, value))
+    _expect(good and max(map(abs, value)) < _FARTHEST_M, f"{what} is no list of {count} proper numbers")
+    return [float(v) for v in value]
 
 
 def _goal(value: Any) -> Mapping[str, Any]:

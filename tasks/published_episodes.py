@@ -155,6 +155,8 @@ def _joint(episode: PublishedEpisode) -> np.ndarray:
             joint[HANDLE_OF_LINK[link]] = value
     for text in episode.start_predicates:
         name, arguments = split_predicate(text)
+        if name == "not_holding":  # as every episode starts
+            continue
         state, _, thing = name.partition("_")
         handle = HANDLE_INDEX.get(arguments[0], -1) if arguments else -1
         if state not in ("opened", "closed") or handle < 0 or (thing == "fridge") != (handle == FRIDGE_HANDLE):
@@ -165,10 +167,10 @@ def _joint(episode: PublishedEpisode) -> np.ndarray:
 
 def _start_pose(episode: PublishedEpisode) -> np.ndarray:
     """x, y, yaw, (3,); NaN where it is drawn at reset."""
-    if episode.start_position is None:
+    if episode.start is None:
         return np.full(3, np.nan, np.float32)
-    x, _, z = episode.start_position
-    return np.array([x, -z, 0.0], np.float32)
+    x, _, z, yaw = episode.start
+    return np.array([x, -z, yaw], np.float32)
 
 
 def turns(rotation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

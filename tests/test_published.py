@@ -88,7 +88,7 @@ def test_a_file_is_read_as_written(tmp_path: Path) -> None:
     assert [o.receptacle for o in episode.objects] == [FRIDGE_NAME, SOFA, SINK]
     assert [o.transform[:3, 3].tolist() for o in episode.objects] == [[3, 0.25, -4], [1, 0.5, 2], [0, 1, 0]]
     assert episode.joints["kitchen_counter_:0000", 7] == 0.0 and len(episode.joints) == 8
-    assert episode.start_position is None and episode.goal == PLACE_ONE
+    assert episode.start is None and episode.goal == PLACE_ONE
     assert episode.instruction == "Bring a plum to the sofa." and episode.instruct_id == "ab12"
 
 
@@ -144,17 +144,21 @@ def test_turns_are_those_of_the_matrices() -> None:
 
 def test_furniture_starts_as_saved_then_as_asked(tmp_path: Path) -> None:
     states = {8: {2: 0.3}, 9: {2: 0.1, 5: 0.2, 7: 0.25, 6: 0.3, 1: 0.4}}
-    opened = record(ao_states=states, start_preds=["opened_fridge(fridge_push_point)", "closed_cab(cab_push_point_6)"])
+    opened = record(ao_states=states, start_preds=["opened_fridge(fridge_push_point)", "closed_cab(cab_push_point_6)",
+                                                   "not_holding()"])
     file = read_published(written(tmp_path, content(record(ao_states=states), opened)))
     joint = published_episodes(file, fake_scenes(4), fake_catalog(), "clean").joint
     assert joint[0].tolist() == pytest.approx([0.1, 0.2, 0.25, 0.3, 0.3])
     assert joint[1].tolist() == pytest.approx([0.1, 0.0, 0.25, 0.3, 1.22])
 
 
-def test_a_start_position_is_kept(tmp_path: Path) -> None:
-    file = read_published(written(tmp_path, content(record(start_position=[1.0, 0.1, 2.0]))))
+def test_a_start_pose_is_kept(tmp_path: Path) -> None:
+    turn = [0.0, math.sin(0.4), 0.0, math.cos(0.4)]
+    records = record(start_position=[1.0, 0.1, 2.0]), record(start_position=np.array([1.0, 0, 0]), start_rotation=turn)
+    file = read_published(written(tmp_path, content(*records)))
     episodes = published_episodes(file, fake_scenes(4), fake_catalog(), "clean")
     assert episodes.start_pose[0].tolist() == [1.0, -2.0, 0.0]
+    assert episodes.start_pose[1].tolist() == pytest.approx([1.0, 0.0, 0.8])
 
 
 def goal(**changes: Any) -> dict[str, Any]:
@@ -182,6 +186,8 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "unknown receptacle": ({"name_to_receptacle": [[4, 12]]}, "receptacle_of_nobody"),
     "joint not a number": ({"ao_states": {8: {2: float("nan")}}}, "fridge_:0000"),
     "joints no dict": ({"ao_states": [1]}, "ao_states"),
+    "start position": ({"start_position": [0, 1]}, "start_position"),
+    "start rotation": ({"start_rotation": [0, 0, math.nan, 1]}, "start_rotation"),
     "start predicate": ({"start_preds": ["holding(plum_1_:0000)"]}, "holding(plum_1_:0000)"),
     "start predicate for the wrong thing": ({"start_preds": ["opened_fridge(cab_push_point_4)"]}, "opened_fridge"),
     "unknown start predicate": ({"start_preds": ["melted(plum)"]}, "melted"),
