@@ -152,11 +152,12 @@ def _inside(point: Floats, corners: Floats) -> bool:
 
 def _covered(points: Floats, triangles: Floats) -> NDArray[np.bool_]:
     """Whether vertical lines from points (N, 3) upwards meet one of the triangles (K, 3, 3): (N,)."""
-    low, high = triangles.min(1), triangles.max(1)
+    triangles = triangles[triangles[:, :, 1].max(1) > points[:, 1].min()]
+    (low_x, _, low_z), (high_x, high_y, high_z) = triangles.min(1).T.copy(), triangles.max(1).T.copy()
     covered = np.zeros(len(points), bool)
     for i, point in enumerate(points):
         x, y, z = point
-        near = (low[:, 0] <= x) & (high[:, 0] >= x) & (low[:, 2] <= z) & (high[:, 2] >= z) & (high[:, 1] > y)
+        near = (low_x <= x) & (high_x >= x) & (low_z <= z) & (high_z >= z) & (high_y > y)
         a, b, c = np.moveaxis(triangles[near], 1, 0)
         (ux, uy, uz), (vx, vy, vz), (px, py, pz) = (b - a).T, (c - a).T, (point - a).T
         area = ux * vz - uz * vx
