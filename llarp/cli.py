@@ -69,8 +69,8 @@ def _actor(request: Request) -> tuple[RunConfig, Path | None]:
     chosen = request.options
     if (chosen.checkpoint is None) == (chosen.policy is None):
         raise UserError("give either checkpoint=PATH or policy=NAME (random, oracle, explorer, sweep, zero_shot)")
-    if chosen.policy == "zero_shot":
-        raise UserError("policy=zero_shot is not part of this version: use random, oracle, explorer or sweep")
+    if chosen.calibrated and chosen.policy != "zero_shot":
+        raise UserError("calibrated=true goes with policy=zero_shot")
     if chosen.checkpoint is None:
         return request.config(), None
     return request.config(find_run(chosen.checkpoint)), Path(chosen.checkpoint)
@@ -80,12 +80,20 @@ def _eval(request: Request) -> dict[str, Any]:
     chosen = request.options
     if chosen.episodes < 1:
         raise UserError(f"episodes={chosen.episodes}: must be at least 1")
+    page = None if chosen.report is None else Path(chosen.report)
+    if page is not None:
+        check_out(page, "report")
+    if chosen.compare is not None and page is None:
+        raise UserError(f"compare={chosen.compare} goes on a page: add report=FILE.html")
+    from .evaluation.published_results import read_results
+
+    beside = None if chosen.compare is None else read_results(Path(chosen.compare))
     config, checkpoint = _actor(request)
     from .evaluation.evaluate import evaluate
 
     return evaluate(
         config, checkpoint=checkpoint, policy=chosen.policy, split=chosen.split, episodes=chosen.episodes,
-        sample=chosen.sample,
+        sample=chosen.sample, calibrated=chosen.calibrated, report=page, beside=beside,
     )  # fmt: skip
 
 
@@ -103,7 +111,7 @@ def _video(request: Request) -> dict[str, Any]:
 
     return record(
         config, target, checkpoint=checkpoint, policy=chosen.policy, split=chosen.split, episode=chosen.episode,
-        instruction=chosen.instruction, sample=chosen.sample,
+        instruction=chosen.instruction, sample=chosen.sample, calibrated=chosen.calibrated,
     )  # fmt: skip
 
 

@@ -30,11 +30,15 @@ class _Actor:
     policy: Planner | None = option(None, "who acts instead: random, oracle, explorer, sweep or zero_shot")
     split: str = option("new_scenes", "split the episodes come from, or all")
     sample: bool = option(True, "sample actions (as the original evaluates) instead of taking the most probable")
+    calibrated: bool = option(False, "zero_shot: weigh words against how likely they are without a task")
 
 
 @dataclass(frozen=True)
 class EvalOptions(_Actor):
-    episodes: int = option(300, "episodes a split")
+    episodes: int = option(100, "episodes a split, at most")
+    report: str | None = option(None, "page (.html) with plots, tables, failures and pictures, in one file")
+    compare: str | None = option(None, "JSON file with the numbers to stand beside ours on the page: what `out=` of "
+                                       "an earlier eval wrote, or a paper's; default: the published total")  # fmt: skip
     out: str | None = option(None, "file for the JSON result")
 
 

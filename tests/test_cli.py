@@ -59,8 +59,8 @@ BAD = {
     "data missing file": (["data", "inspect", "dataset=none.safetensors"], "none.safetensors"),
     "config of a run": (["eval", "checkpoint=.", "config=smoke"], "."),
     "no such device": (["train", "device=cuda:99"], "device=cuda:99"),
-    "zero shot": (["eval", "policy=zero_shot"], "policy=zero_shot is not part of this version"),
-    "zero shot film": (["video", "policy=zero_shot"], "policy=zero_shot is not part of this version"),
+    "not calibrated": (["eval", "policy=random", "calibrated=true"], "goes with policy=zero_shot"),
+    "compared with nothing": (["eval", "policy=random", "compare=x.json"], "add report=FILE.html"),
 }
 COMPLETE = (["train"], ["eval", "policy=random"], ["video", "policy=random"],
             ["bench", "sim"], ["data", "generate"], ["data", "validate"], ["doctor"])  # fmt: skip

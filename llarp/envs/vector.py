@@ -22,6 +22,7 @@ from llarp.sim.world import BatchWorld
 from llarp.tasks.actions import ACTION_NAMES, NUM_ACTIONS
 from llarp.tasks.episodes import EpisodeSet
 from llarp.tasks.planners import PlannerView, views_of
+from llarp.tasks.state import WorldState
 from llarp.tasks.task import StepResult, TaskConfig
 
 from .config import EnvConfig
@@ -217,6 +218,12 @@ class LanguageRearrangementVectorEnv(VectorEnv):
         if self._final is None:
             raise RuntimeError("final_observation() is for the step just made in same-step autoreset mode")
         return {"rgb": self.world.render_snapshot(self._final)}
+
+    def final_state(self) -> WorldState:
+        """The worlds at the end of the last step, before any reset (in same-step autoreset mode)."""
+        if self._final is None:
+            raise RuntimeError("final_state() is for the step just made in same-step autoreset mode")
+        return self._final
 
     def valid_actions(self) -> Tensor:
         """Which skills would take effect now, bool (N, 70). For planners and benchmarks; no policy sees it."""

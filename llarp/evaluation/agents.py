@@ -1,4 +1,4 @@
-"""Who acts in an evaluation or a video: a trained policy or one of the planners, behind one interface."""
+"""Who acts in an evaluation or a video: a trained policy, the language model alone, or a planner; one interface."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ class Agent(Protocol):
     """Chooses actions for the N worlds of a vector environment with torch output."""
 
     needs_visibility: bool
+    needs_pictures: bool
 
     def start(self, env: Any) -> None:
         """Get ready for the worlds of `env`, before its first step."""
@@ -35,7 +36,7 @@ class Agent(Protocol):
 class PolicyAgent:
     """A policy; `sample=False` takes the most probable action instead of sampling, as the original does not."""
 
-    needs_visibility = False
+    needs_visibility, needs_pictures = False, True
 
     def __init__(self, policy: Any, sample: bool = True):
         self.policy, self.sample = policy, sample
@@ -60,7 +61,7 @@ class PlannerAgent:
         if name not in PLANNERS:
             raise UserError(f"policy={name} is not available: choose {', '.join(PLANNERS)} or give checkpoint=PATH")
         self.name, self.seed = name, seed
-        self.needs_visibility = name == "explorer"
+        self.needs_visibility = self.needs_pictures = name == "explorer"
 
     def start(self, env: Any) -> None:
         self.env = env
@@ -75,8 +76,16 @@ class PlannerAgent:
         return torch.tensor(actions, device=self.env.device)
 
 
-def make_agent(config: RunConfig, checkpoint: Path | None, policy: str | None, sample: bool = True) -> Agent:
-    """The policy of a checkpoint (or of a run's newest one), or the planner named `policy`."""
+def make_agent(
+    config: RunConfig, checkpoint: Path | None, policy: str | None, sample: bool = True, calibrated: bool = False
+) -> Agent:
+    """The policy of a checkpoint (or of a run's newest one), the language model alone, or the planner named `policy`.
+
+    `sample` is for checkpoints, `calibrated` for zero_shot."""
+    if policy == "zero_shot":
+        from .zero_shot import ZeroShotAgent
+
+        return ZeroShotAgent.load(config.policy.llm, config.policy.precision, config.device, calibrated)
     if checkpoint is None:
         return PlannerAgent(policy or "", config.seed)
     from llarp.train import load_policy

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 
 from llarp.envs.config import EnvConfig
-from llarp.envs.episode_source import load_episodes
+from llarp.envs.episode_source import load_assets_for, load_episodes
 from llarp.envs.vector import LanguageRearrangementVectorEnv
 from llarp.errors import UserError
 from llarp.progress import Progress
@@ -21,6 +22,10 @@ from llarp.tasks.generator import SPLITS
 from llarp.tasks.task import TaskConfig
 
 from .agents import Agent, make_agent, open_worlds
+from .benchmark_report import write_page
+from .failures import FAILURES, Trace, failure, goal_form
+from .gallery import Gallery
+from .published_results import GROUPS, LLARP, NOT_UNSEEN, Results
 from .statistics import wilson
 
 if TYPE_CHECKING:
@@ -28,6 +33,8 @@ if TYPE_CHECKING:
 
 PICK_AND_PLACE = ("place_one", "place_from", "place_two", "place_two_apart", "swap")
 """Instruction types that ask to bring objects somewhere."""
+BLIND_IMAGE_SIZE = 16
+"""Pixels, where nobody looks at the pictures."""
 
 
 @dataclass
@@ -40,6 +47,28 @@ class EpisodeResults:
     invalid: np.ndarray  # (E,) number of invalid actions
     reward: np.ndarray  # (E,) undiscounted return
     instruction_type: np.ndarray  # (E,) str
+    traces: list[Trace] = field(default_factory=list)
+    reason: np.ndarray | None = None  # (E,) why it failed, "" where it did not
+    form: np.ndarray | None = None  # (E,) the goal's form
+
+    @classmethod
+    def empty(cls, episodes: EpisodeSet) -> EpisodeResults:
+        """Nothing played yet."""
+        e = len(episodes)
+        types = np.array(episodes.instruction_type, dtype=object)
+        return cls(np.zeros(e, bool), np.zeros(e), np.zeros(e, np.int64), np.zeros(e, np.int64), np.zeros(e), types,
+                   [Trace() for _ in range(e)])  # fmt: skip
+
+    def explain(self, episodes: EpisodeSet, category: np.ndarray) -> None:
+        """Fill in `reason` and `form`; `category` (K,) of the object models."""
+        reasons, forms = [], []
+        for i, won in enumerate(self.success):
+            episode = episodes.episode(i)
+            kinds = np.where(episode.object_model < 0, -1, category[episode.object_model]).tolist()
+            why = "" if won else failure(self.traces[i], episode.goal, kinds, episode.object_receptacle.tolist())
+            reasons.append(why)
+            forms.append(goal_form(episode.goal))
+        self.reason, self.form = np.array(reasons, dtype=object), np.array(forms, dtype=object)
 
     def summary(self, chosen: np.ndarray | None = None) -> dict[str, Any]:
         """Rates over the chosen episodes (bool (E,); default: all)."""
@@ -47,7 +76,7 @@ class EpisodeResults:
         n, wins = int(take.sum()), int(self.success[take].sum())
         low, high = wilson(wins, n)
         steps = int(self.steps[take].sum())
-        return {
+        rates = {
             "episodes": n,
             "success_rate": wins / n if n else 0.0,
             "ci95": [round(low, 4), round(high, 4)],
@@ -55,6 +84,20 @@ class EpisodeResults:
             "mean_steps": steps / n if n else 0.0,
             "invalid_rate": float(self.invalid[take].sum() / steps) if steps else 0.0,
         }
+        if self.reason is None:
+            return rates
+        count = Counter(self.reason[take].tolist())
+        return rates | {"failures": {why: count[why] for why in FAILURES if count[why]}}
+
+    def full_summary(self) -> dict[str, Any]:
+        """Rates over all episodes, with the same by instruction type and by form of goal."""
+        types = self.instruction_type
+        out = self.summary()
+        out["by_type"] = {str(t): self.summary(types == t) for t in sorted(set(types))}
+        if self.form is not None:
+            out["by_form"] = {form: self.summary(self.form == form) for form in sorted(set(self.form))}
+        out["pick_and_place"] = self.summary(np.isin(types, PICK_AND_PLACE))
+        return out
 
 
 @torch.no_grad()
@@ -63,14 +106,7 @@ def run_episodes(
 ) -> EpisodeResults:
     """Play every episode of a quota environment once (torch output, same-step autoreset)."""
     total = len(env.episodes)
-    results = EpisodeResults(
-        success=np.zeros(total, bool),
-        progress=np.zeros(total),
-        steps=np.zeros(total, np.int64),
-        invalid=np.zeros(total, np.int64),
-        reward=np.zeros(total),
-        instruction_type=np.array(env.episodes.instruction_type, dtype=object),
-    )
+    results = EpisodeResults.empty(env.episodes)
     observation, _ = env.reset()
     agent.start(env)
     start = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
@@ -78,19 +114,26 @@ def run_episodes(
     while bool(env.active.any()):
         # copies: the step that ends an episode also begins the next one, in place
         active, episode = (x.clone().cpu().numpy() for x in (env.active, env.world.episode))
-        observation, reward, terminated, truncated, info = env.step(agent.act(observation, start))
+        action = agent.act(observation, start)
+        observation, reward, terminated, truncated, info = env.step(action)
         start = terminated | truncated
         playing = episode[active]
+        invalid, share = (info[name].cpu().numpy()[active] for name in ("invalid_action", "progress"))
         results.steps[playing] += 1
-        results.invalid[playing] += info["invalid_action"].cpu().numpy()[active]
+        results.invalid[playing] += invalid
         results.reward[playing] += reward.cpu().numpy()[active]
-        results.progress[playing] = info["progress"].cpu().numpy()[active]
+        results.progress[playing] = share
         results.success[playing] = info["success"].cpu().numpy()[active]
+        held = env.final_state().held.cpu().numpy()[active]
+        columns = (action.cpu().numpy()[active].tolist(), invalid.tolist(), held.tolist(), share.tolist())
+        for e, *step in zip(playing.tolist(), *columns, strict=True):
+            results.traces[e].add(*step)
         ended = start.cpu().numpy() & active
         finished += int(ended.sum())
         if progress is not None and ended.any() and (finished == total or time.monotonic() - reported > 5):
             reported = time.monotonic()
             progress({"episodes": finished, "success_rate": float(results.success.sum()) / max(finished, 1)})
+    results.explain(env.episodes, env.world.catalog.category.cpu().numpy())
     return results
 
 
@@ -103,50 +146,92 @@ def evaluate_split(
     device: torch.device | str = "cpu",
     progress: Callable[[dict[str, Any]], None] | None = None,
 ) -> tuple[dict[str, Any], EpisodeResults]:
-    """Rates of one split, with the same by instruction type, and the episodes' own results."""
+    """Rates of one split, with the same by instruction type and form of goal, and the episodes' own results."""
+    if not agent.needs_pictures:
+        config = replace(config, image_size=min(config.image_size, BLIND_IMAGE_SIZE))
     env = open_worlds(agent, episode_set, min(config.num_envs, len(episode_set)), config, task, seed, device)
     devices = [torch.device(device)] if torch.device(device).type == "cuda" else []
     with torch.random.fork_rng(devices=devices):  # the same seed samples the same actions, whatever ran before
         torch.manual_seed(seed)
         results = run_episodes(env, agent, progress)
     env.close()
-    types = results.instruction_type
-    summary = results.summary()
-    summary["by_type"] = {str(t): results.summary(types == t) for t in sorted(set(types))}
-    summary["pick_and_place"] = results.summary(np.isin(types, PICK_AND_PLACE))
-    return summary, results
+    return results.full_summary(), results
 
 
 def evaluate(
-    config: RunConfig, *, checkpoint: Path | None, policy: str | None, split: str, episodes: int, sample: bool = True
+    config: RunConfig,
+    *,
+    checkpoint: Path | None,
+    policy: str | None,
+    split: str,
+    episodes: int,
+    sample: bool = True,
+    calibrated: bool = False,
+    report: Path | None = None,
+    beside: Results | None = None,
 ) -> dict[str, Any]:
-    """What `llarp eval` reports: rates per split and over all of them."""
-    if config.env.dataset:
-        splits = [Path(config.env.dataset).stem]
-    elif split == "all":
-        splits = [name for name in SPLITS if name != "train"]
-    elif split in SPLITS:
-        splits = [split]
-    else:
-        raise UserError(f"split={split} is unknown: choose {', '.join(SPLITS)} or all")
-    agent = make_agent(config, checkpoint, policy, sample)
+    """What `llarp eval` reports: rates per split, per group of splits and over all unseen tasks.
+
+    With `report`, also a page to look at is written there, in which `beside` are the numbers to compare with."""
+    names = _splits(config, split)
+    agent = make_agent(config, checkpoint, policy, sample, calibrated)
     rows: dict[str, Any] = {}
-    for name in splits:
-        episode_set = load_episodes(replace(config.env, split=name, episodes=episodes), config.seed)
-        if config.env.dataset and len(episode_set) > episodes:
-            episode_set = episode_set.select(range(episodes))
+    gallery = Gallery()
+    for name, episode_set in _episode_sets(config, names, episodes):
         with Progress(len(episode_set), f"evaluate {name}", "episodes") as shown:
-            rows[name], _ = evaluate_split(
+            rows[name], results = evaluate_split(
                 agent, config.env, config.task, episode_set, config.seed, config.device, shown.update
             )
-    wins = sum(round(row["success_rate"] * row["episodes"]) for row in rows.values())
-    count = sum(row["episodes"] for row in rows.values())
-    return {
+        if report is not None:
+            gallery.add(name, episode_set, results)
+    result: dict[str, Any] = {
         "splits": rows,
-        "total": {"episodes": count, "success_rate": wins / count, "ci95": wilson(wins, count)},
+        **_groups(rows),
+        "total": _pooled([row for name, row in rows.items() if name not in NOT_UNSEEN] or list(rows.values())),
         "backend": config.backend,
         "dataset": config.env.dataset or "built-in",
         "rules": config.env.rule_set,
         "policy": policy or str(checkpoint),
         "seed": config.seed,
     }
+    if notes := load_assets_for(config.env).notes:
+        result["notes"] = list(notes)
+    if report is not None:
+        write_page(report, result, gallery.draw(config), beside or LLARP)
+        result["report"] = str(report)
+    return result
+
+
+def _splits(config: RunConfig, split: str) -> list[str]:
+    """The names of the splits to evaluate; UserError for an unknown one."""
+    if config.env.dataset:
+        return [Path(config.env.dataset).stem]
+    if split == "all":
+        return [name for name in SPLITS if name != "train"]
+    if split in SPLITS:
+        return [split]
+    raise UserError(f"split={split} is unknown: choose {', '.join(SPLITS)} or all")
+
+
+def _episode_sets(config: RunConfig, names: list[str], episodes: int) -> Iterator[tuple[str, EpisodeSet]]:
+    for name in names:
+        episode_set = load_episodes(replace(config.env, split=name, episodes=episodes), config.seed)
+        if config.env.dataset and len(episode_set) > episodes:
+            episode_set = episode_set.select(range(episodes))
+        yield name, episode_set
+
+
+def _groups(rows: dict[str, Any]) -> dict[str, Any]:
+    """The mean success rate of each of the paper's groups all of whose splits were evaluated."""
+    return {
+        group: {"success_rate": float(np.mean([rows[m]["success_rate"] for m in members])), "splits": list(members)}
+        for group, members in GROUPS.items()
+        if all(m in rows for m in members)
+    }
+
+
+def _pooled(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Success over the episodes of all the given splits together."""
+    wins = sum(round(row["success_rate"] * row["episodes"]) for row in rows)
+    count = sum(row["episodes"] for row in rows)
+    return {"episodes": count, "success_rate": wins / count, "ci95": wilson(wins, count)}

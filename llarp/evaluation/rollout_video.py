@@ -36,10 +36,12 @@ def record(
     episode: int,
     instruction: str | None,
     sample: bool = True,
+    calibrated: bool = False,
 ) -> dict[str, Any]:
     """What `llarp video` does: one episode of a split to `target`, or its room with an instruction in free words."""
-    if instruction is not None and policy not in (None, "random"):
-        raise UserError(f"policy={policy} plans for a known goal: instruction= needs checkpoint=PATH or policy=random")
+    if instruction is not None and policy not in (None, "random", "zero_shot"):
+        needed = "checkpoint=PATH, policy=zero_shot or policy=random"
+        raise UserError(f"policy={policy} plans for a known goal: instruction= needs {needed}")
     count = max(100, episode + 1)
     episodes = load_episodes(replace(config.env, split=split, episodes=count), config.seed)
     if episode >= len(episodes):
@@ -47,7 +49,7 @@ def record(
     chosen = episodes.select([episode])
     if instruction is not None:
         chosen = _with_instruction(chosen, instruction)
-    agent = make_agent(config, checkpoint, policy, sample)
+    agent = make_agent(config, checkpoint, policy, sample, calibrated)
     shown = film(target, agent, config.env, config.task, chosen, config.seed, config.device, judged=instruction is None)
     return {"video": str(target), **shown[0]}
 

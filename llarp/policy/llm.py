@@ -127,7 +127,7 @@ def load_llm(name: str, precision: str = "auto", device: torch.device | str = "c
     cache: cached decoding must equal the model's own full forward.
     """
     device = torch.device(device)
-    folder = _find(name)
+    folder = find_model(name)
     backbone, tokenizer = _load(name, folder, choose_dtype(precision, device), device)
     llm = FrozenLLM(backbone, tokenizer, name, folder)
     why = _failure(llm)
@@ -160,7 +160,8 @@ def _refusal(name: str, why: str) -> str:
     )
 
 
-def _find(name: str) -> Path:
+def find_model(name: str) -> Path:
+    """The folder of a model given by known name, hub id or folder. UserError for names that lead nowhere."""
     if name == smollm.NAME:
         return smollm.ensure_smollm()
     path = Path(name).expanduser()
