@@ -157,6 +157,11 @@ def test_damage_is_told(damage, says: str) -> None:
         parse_navmesh(damage(mesh_bytes(tile([at(0, 0), at(5, 0)]))))
 
 
+def test_a_mesh_without_floor_is_refused() -> None:
+    with pytest.raises(ValueError, match="nothing in it can be walked on"):
+        parse_navmesh(mesh_bytes(tile([at(0, 0)], flags=[0])))
+
+
 def test_a_bad_file_is_named(tmp_path: Path) -> None:
     file = tmp_path / "room.navmesh"
     file.write_bytes(b"MSET")

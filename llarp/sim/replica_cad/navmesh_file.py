@@ -159,6 +159,8 @@ def _assemble(tiles: list[_Tile]) -> NavMesh:
     )  # fmt: skip
     area = np.bincount(of, mesh.triangle_area, minlength=len(corners))
     mesh.walkable[:] = (np.array(flags) & WALKABLE > 0) & (area >= MIN_AREA_M2)
+    if not mesh.walkable.any():
+        raise ValueError("nothing in it can be walked on")
     return mesh
 
 
