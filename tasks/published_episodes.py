@@ -142,6 +142,12 @@ def _by_slot(term: Any, slots: Mapping[str, str]) -> Any:
     return replace(term, terms=tuple(_by_slot(t, slots) for t in term.terms))
 
 
+def _predicates(expression: Expression) -> set[str]:
+    """The names of the predicates in an expression."""
+    terms = (_predicates(t) if isinstance(t, Expression) else {t.name} for t in expression.terms)
+    return set().union(*terms)
+
+
 def _variables(expression: Expression) -> list[Variable]:
     inner = [v for term in expression.terms if isinstance(term, Expression) for v in _variables(term)]
     return [*expression.variables, *inner]
@@ -209,4 +215,5 @@ def kind_of(goal: Expression) -> str:
     single = {"opened_fridge": "open_fridge", "closed_fridge": "close_fridge", "robot_at": "go_to_receptacle"}
     if len(goal.terms) == 1 and names:
         return single.get(names[0], "other")
-    return "if_fridge" if {"opened_fridge", "closed_fridge"} & set(names) else "other"
+    fridge, moved = {"opened_fridge", "closed_fridge"} & _predicates(goal), "on_top" in _predicates(goal)
+    return "if_fridge" if fridge and moved else "other"

@@ -310,7 +310,7 @@ def test_goals_by_their_shape() -> None:
         "go_to_receptacle": conjunction("robot_at(sofa)"),
         "close_fridge": conjunction(fridge),
         "clear": conjunction("not_holding()", some("on_top(X, sofa)") | {"expr_type": "NAND"}),
-        "if_fridge": conjunction(fridge, some("on_top(X, sofa)", "on_top(Y, sink)")),
+        "if_fridge": conjunction(conjunction(fridge), some("on_top(X, sofa)", "on_top(Y, sink)")),
         "other": {"expr_type": "OR", "sub_exprs": [some("robot_at(X)"), some("robot_at(X)")]},
     }
     assert {kind: kind_of(parse(goal)) for kind, goal in kinds.items()} == {kind: kind for kind in kinds}
