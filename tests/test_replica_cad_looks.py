@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from dataclasses import fields
@@ -18,7 +19,7 @@ from llarp.errors import UserError
 from llarp.sim.assets import LayoutTables, Mesh
 from llarp.sim.model import build_model
 from llarp.sim.renderer import BatchRenderer
-from llarp.sim.replica_cad import load_replica_cad, store
+from llarp.sim.replica_cad import load_replica_cad, looks, store
 from llarp.sim.replica_cad.files import open_dataset
 from llarp.sim.replica_cad.glb import Patch, read_glb
 from llarp.sim.replica_cad.looks import HANDLE_LINKS, Pool, layout_tables, turned
@@ -132,6 +133,19 @@ def test_what_is_wrong_is_named(dataset: Path, change, why: str):
     with pytest.raises(UserError, match=why) as caught:
         layout_tables(open_dataset(dataset), ["one"], Pool())
     assert "\n" not in str(caught.value)
+
+
+def test_absurd_scenes_are_refused(dataset: Path, monkeypatch: pytest.MonkeyPatch):
+    scene = dataset / "configs/scene_instances/two.scene_instance.json"
+    described = json.loads(scene.read_text())
+    monkeypatch.setattr(looks, "MAX_PIECES", 40)
+    write_json(scene, described | {"object_instances": described["object_instances"] * 41})
+    with pytest.raises(UserError, match=r"two\.scene_instance\.json: more than 40 meshes"):
+        layout_tables(open_dataset(dataset), ["two"], Pool())
+    described["object_instances"][0]["uniform_scale"] = 5000
+    write_json(scene, described)
+    with pytest.raises(UserError, match=r"mesh table.* larger than 1000 m"):
+        layout_tables(open_dataset(dataset), ["two"], Pool())
 
 
 def _asset(root: Path, path: str) -> None:

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from llarp.tasks.entities import FRIDGE_HANDLE
 from ..assets import LayoutTables, Material, Mesh
 from .files import Dataset, Instance, ObjectConfig, SceneInstance
 from .folder import Floats
-from .glb import Model, Patch, read_glb
+from .glb import MAX_SIZE_M, Model, Patch, read_glb
 from .urdf import Articulated, rigid
 
 TO_OURS = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
@@ -34,6 +35,8 @@ HANDLE_LINKS = {
 }
 """The handle (index into HANDLES) that moves a link of an articulated object; other links stay at 0."""
 
+MAX_PIECES = 2000
+"""Meshes of a scene; ReplicaCAD's have about 50."""
 _UPRIGHT = 0.005  # rad and shares of size below which an instance counts as upright and as large as the next
 
 
@@ -91,6 +94,8 @@ class Pool:
 def turned(patch: Patch, matrix: Floats, name: str) -> Mesh | None:
     """A patch with its vertices moved by a matrix (4, 4); None if nothing of it has an area."""
     points = patch.vertices @ matrix[:3, :3].T + matrix[:3, 3]
+    if np.abs(points).max() > MAX_SIZE_M:
+        raise UserError(f"mesh {name} is made larger than {MAX_SIZE_M:.0f} m by its scale")
     faces = patch.faces if np.linalg.det(matrix[:3, :3]) > 0 else patch.faces[:, ::-1]
     a, b, c = (points[faces[:, i]] for i in range(3))
     faces = faces[np.linalg.norm(np.cross(b - a, c - a), axis=1) > 1e-12]
@@ -135,7 +140,7 @@ def upright(rotation: Floats) -> tuple[float, Floats]:
 
 def layout_tables(dataset: Dataset, scene_names: Sequence[str], pool: Pool) -> LayoutTables:
     """The looks of the named scenes of a ReplicaCAD download, one row each; their meshes and materials go to `pool`."""
-    scenes = [list(_pieces(dataset, dataset.scene(name), pool)) for name in scene_names]
+    scenes = [_all_pieces(dataset, dataset.scene(name), pool) for name in scene_names]
     shape = (len(scenes), max((len(s) for s in scenes), default=0))
     mesh, material = np.full(shape, -1, np.int64), np.zeros(shape, np.int64)
     position, slide = np.zeros((*shape, 3), np.float32), np.zeros((*shape, 3), np.float32)
@@ -147,6 +152,13 @@ def layout_tables(dataset: Dataset, scene_names: Sequence[str], pool: Pool) -> L
             slide[row, slot], hinge[row, slot] = piece.slide, piece.hinge
     pooled = (pool.meshes, pool.materials, mesh, material)
     return LayoutTables(*pooled, position, yaw, joint, slide, hinge, two_sided=True)
+
+
+def _all_pieces(dataset: Dataset, scene: SceneInstance, pool: Pool) -> list[Piece]:
+    pieces = list(islice(_pieces(dataset, scene, pool), MAX_PIECES + 1))
+    if len(pieces) > MAX_PIECES:
+        raise UserError(f"{scene.file}: more than {MAX_PIECES} meshes in a scene, which cannot be drawn")
+    return pieces
 
 
 def _pieces(dataset: Dataset, scene: SceneInstance, pool: Pool) -> Iterator[Piece]:
