@@ -52,10 +52,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def tiny(home: Path) -> list[str]:
-    """Settings under which everything is small."""
+    """Settings under which everything is small (but instructions: the tiny tokenizer cuts words into many tokens)."""
     make_tiny_llm(home / "llm")
     return ["config=smoke", "policy.llm=llm", "policy.vision=test_vit", "policy.vision_pool=grid2",
-            "policy.precision=float32", "env.image_size=32"]  # fmt: skip
+            "policy.precision=float32", "policy.max_instruction_tokens=192", "env.image_size=32"]  # fmt: skip
 
 
 def run(*words: str, out: str = "out.json") -> Any:
@@ -191,7 +191,7 @@ def test_eval_reports_every_split_with_an_interval(trained, who: str) -> None:
         low, high = row["ci95"]
         assert row.keys() >= RATES and row["episodes"] == 5 and 0 <= low <= row["success_rate"] <= high <= 1
         assert 1 <= row["mean_steps"] <= 6
-    assert result["total"]["episodes"] == 55
+    assert result["total"]["episodes"] == 50  # of the ten splits with unseen tasks: not of train_validation
 
 
 def test_the_oracle_solves_every_episode_of_a_generated_file(home: Path) -> None:
