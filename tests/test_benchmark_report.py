@@ -17,7 +17,7 @@ from PIL import Image
 from llarp import cli
 from llarp.evaluation.benchmark_report import bars, differs, in_order, page
 from llarp.evaluation.gallery import Shown, data_uri
-from llarp.evaluation.published_results import GROUPS, LLARP, Results
+from llarp.evaluation.published_results import GROUPS, LLARP, TESTS, Results
 
 
 def row(rate: float, **failures: int) -> dict[str, Any]:
@@ -68,7 +68,15 @@ def test_numbers_stand_in_their_rows() -> None:
     assert rows["split"][4] == "Theirs *"
     assert rows["context"][2:] == ["10.0%", "5.0% to 55.0%", "34%", "0.25", "12.5", "12.5%", "20"]
     assert rows["new_scenes"][4] == "" and rows["mine <b>"][2] == "100.0%"
-    assert rows["total"][2:5] == ["50.0%", "37.7% to 62.3%", "42%"]
+    assert rows["total"][2:5] == ["50.0%", "37.7% to 62.3%", ""]  # their total is over ten splits
+
+
+def test_the_published_total_stands_beside_that_of_all_ten_splits_only() -> None:
+    result = RESULT | {"splits": dict.fromkeys(TESTS, row(0.5))}
+    text = page(result, {}, THEIRS)
+    total = next(r for r in Reader(text).rows if r[0] == "total")
+    assert total[2:5] == ["50.0%", "37.7% to 62.3%", "42%"]
+    assert "in 10 splits" in text and "train_validation is not counted" in text
 
 
 def test_failures_are_counted_and_explained() -> None:

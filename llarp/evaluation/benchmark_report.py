@@ -11,7 +11,7 @@ from llarp.runfolder import write_atomically
 
 from .failures import FAILURES
 from .gallery import Shown
-from .published_results import GROUPS, TESTS, Results, kind_of_dataset
+from .published_results import GROUPS, NOT_UNSEEN, TESTS, Results, kind_of_dataset
 from .report import STYLE
 
 COLOURS = {"": "#7b8494", "paraphrastic_robustness": "#2563b0", "behaviour_generalisation": "#c26a1b"}
@@ -67,10 +67,11 @@ def _headline(result: Mapping[str, Any], rows: Mapping[str, Any]) -> str:
     facts = [f"dataset {result['dataset']}", f"rules {result['rules']}", f"simulator {result['backend']}",
              f"seed {result['seed']}"]  # fmt: skip
     notes = [f"<p class=faint>Note: {html.escape(str(note))}.</p>" for note in result.get("notes") or ()]
+    unseen = [split for split in rows if split not in NOT_UNSEEN] or list(rows)
+    rest = "".join(f"; {split} is not counted" for split in rows if split not in unseen)
     return (
-        f"<p><b>{total['success_rate']:.1%}</b> of {total['episodes']:,} episodes in {_several(len(rows), 'split')} "
-        f"(95 % interval {low:.1%} to {high:.1%}"
-        f"{'; train_validation not counted' if len(rows) > 1 and 'train_validation' in rows else ''}).</p>"
+        f"<p><b>{total['success_rate']:.1%}</b> of {total['episodes']:,} episodes in {_several(len(unseen), 'split')} "
+        f"(95 % interval {low:.1%} to {high:.1%}{rest}).</p>"
         f"<p class=faint>{html.escape(', '.join(facts))}.</p>" + "".join(notes)
     )
 
@@ -159,13 +160,16 @@ def _table(result: Mapping[str, Any], beside: Results) -> str:
             out.append(f"<tr><td><b>{group.replace('_', ' ')}</b><td class=l>{words}" + _cells(cells))
     total = result["total"]
     low, high = total["ci95"]
-    cells = [f"{total['success_rate']:.1%}", f"{low:.1%} to {high:.1%}", _rate(beside.total), "", "", "",
-             f"{total['episodes']:,}"]  # fmt: skip
+    whole = set(rows) >= set(TESTS) - set(NOT_UNSEEN)  # else another total than theirs
+    cells = [f"{total['success_rate']:.1%}", f"{low:.1%} to {high:.1%}", _rate(beside.total) if whole else "", "", "",
+             "", f"{total['episodes']:,}"]  # fmt: skip
     out.append("<tr><td><b>total</b><td class=l>all unseen tasks evaluated" + _cells(cells) + "</table></div>")
     source = f"{html.escape(beside.name)}: {html.escape(beside.source)}."
     if mark:
         source += f" * Another simulator or other episodes ({html.escape(beside.dataset)}, rules {beside.rules}): the "
         source += "numbers show how hard the splits are there, and are not to be compared digit by digit."
+    elif beside.dataset == "published files":
+        source += " The same episodes under the same rules; pictures and robot are this simulator's."
     return "".join(out) + f"<p class=faint>{source}</p>"
 
 
