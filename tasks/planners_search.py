@@ -118,7 +118,7 @@ class PlanSearch:
                 if cleared is None:
                     continue
                 child, rest = cleared
-            in_the_way = sum(self._blockers(child, j)[1] for j in rest if len(self.world.alike(j)) > 1)
+            in_the_way = sum(self._blockers(child, j, rest)[1] for j in rest if len(self.world.alike(j)) > 1)
             ways.append((len(child.steps) + 2 * _ERRAND * in_the_way + _ERRAND * len(rest), child, rest))
         if not ways:
             self._offer(self._finish(stage, len(jobs)))
@@ -152,21 +152,23 @@ class PlanSearch:
         left = [j for j in jobs if j not in (slot, *away)]
         return delivered, (*left, *(s for s in away if s in self.target and delivered.moved[s] != self.target[s]))
 
-    def _blockers(self, stage: Stage, slot: int) -> tuple[int, float]:
+    def _blockers(self, stage: Stage, slot: int, jobs: tuple[int, ...] = ()) -> tuple[int, float]:
         """The pose from where an object is reached with the fewest others that pick would take first, and how many of
-        them are to be expected; -1, 0 if it is out of reach."""
+        them are to be expected (once `jobs` are done); -1, 0 if it is out of reach."""
         best = (-1, 0.0)
         for pose in self._poses(stage, slot):
             if self._in_reach(stage, pose, slot, ajar=True):
-                count = sum(self._chance(stage, pose, s) for s in self.world.alike(slot) if s < slot)
+                count = sum(self._chance(stage, pose, s, jobs) for s in self.world.alike(slot) if s < slot)
                 if best[0] < 0 or count < best[1]:
                     best = pose, count
                 if count == 0:
                     break
         return best
 
-    def _chance(self, stage: Stage, pose: int, slot: int) -> float:
-        """How likely it is that pick would find an object."""
+    def _chance(self, stage: Stage, pose: int, slot: int, jobs: tuple[int, ...]) -> float:
+        """How likely it is that pick would find an object, once `jobs` are done."""
+        if slot in jobs:
+            return self.world.chance[pose][self.target[slot]] if slot in self.target else 0.0
         if slot in stage.moved:
             return self.world.chance[pose][stage.moved[slot]]
         return float(self._in_reach(stage, pose, slot))

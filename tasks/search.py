@@ -24,7 +24,7 @@ from .semantics import NUM_DRAWS, apply, read_atoms, valid_actions
 from .state import WorldState
 
 MAX_STEPS = 32
-_CHUNK = 4096  # states that are taken one step further at once
+_CHUNK = 1024  # states that are taken one step further at once
 _DRAW_STREAM = 103
 _METRE = 100  # states are the same where positions agree to the centimetre
 
