@@ -101,7 +101,7 @@ class Prospect:
         if view.object_inside[slot] >= 0:
             return int(view.object_inside[slot])
         own = atoms[on_top(slot, 0) : on_top(slot, 0) + NUM_RECEPTACLES]
-        return int(own.argmax()) if own.any() else -1
+        return int(np.argmax(own)) if own.any() else -1
 
     def alike(self, slot: int) -> list[int]:
         """The objects of the same category, in the order in which pick considers them."""

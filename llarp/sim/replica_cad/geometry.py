@@ -199,7 +199,7 @@ def _containers(source: _Source, scene: SceneInstance) -> list[tuple[Floats, Flo
     """Lowest and highest corner and slide (each (3,)) of what every handle's furniture can hold, joints at 0.
 
     For a drawer the box about its link's meshes counts; for the fridge that about all its links."""
-    out = []
+    out: list[tuple[Floats, Floats, Floats]] = []
     for handle, (name, link, _) in enumerate(HANDLE_MARKERS):
         articulated, instance = _articulated(source.dataset, scene, name)
         links = list(articulated.links) if handle == FRIDGE_HANDLE else [link]
@@ -207,7 +207,8 @@ def _containers(source: _Source, scene: SceneInstance) -> list[tuple[Floats, Flo
         if not parts:
             raise UserError(f"{articulated.file}: no mesh on link {link!r}")
         _, slide = _link(articulated, instance, link)
-        out.append((np.min([low for low, _ in parts], axis=0), np.max([high for _, high in parts], axis=0), slide))
+        low, high = np.stack([low for low, _ in parts]).min(0), np.stack([high for _, high in parts]).max(0)
+        out.append((low, high, slide))
     return out
 
 

@@ -157,7 +157,7 @@ class _Reader:
                 count = len(vertices)
                 index = self._array(primitive["indices"], 1)[:, 0] if "indices" in primitive else np.arange(count)
                 _need(index.dtype.kind in "ui" and len(index) % 3 == 0, "a triangle list is incomplete")
-                _need(not len(index) or int(index.max()) < count, "a triangle names a vertex that is not there")
+                _need(not len(index) or int(np.max(index)) < count, "a triangle names a vertex that is not there")
                 total += len(index) // 3
                 _need(total <= MAX_TRIANGLES, f"it has more than {MAX_TRIANGLES} triangles")
                 points = vertices @ matrix[:3, :3].T + matrix[:3, 3]

@@ -57,14 +57,14 @@ class NavMesh:
     def island_area(self) -> Floats:
         """Walkable area of every island, m2, (islands,)."""
         counted = self.triangle_area * self.walkable[self.triangle_polygon]
-        area: Floats = np.bincount(self.island[self.triangle_polygon], counted, int(self.island.max()) + 1).astype(
+        area: Floats = np.bincount(self.island[self.triangle_polygon], counted, int(np.max(self.island)) + 1).astype(
             float
         )
         return area
 
     def largest_island(self) -> int:
         """The island with the largest walkable area."""
-        return int(self.island_area().argmax())
+        return int(np.argmax(self.island_area()))
 
     def largest_indoor_island(self, roof: Floats) -> int | None:
         """Habitat-Lab's choice of where robots are: the largest island under a roof; None, the whole mesh, if none is.
@@ -108,8 +108,8 @@ class NavMesh:
             order = np.lexsort((flat, owner := polygon[near[polygon]]))
             offers = at[order[np.unique(owner[order], return_index=True)[1]]]
             gaps = ((offers - point) ** 2).sum(1)
-            if gaps.min() < best:
-                found = offers[gaps.argmin()]
+            if np.min(gaps) < best:
+                found = offers[np.argmin(gaps)]
         return found
 
     def _about(self, point: Floats) -> NDArray[np.bool_]:
@@ -129,7 +129,7 @@ class NavMesh:
                     return float(a[1] + s * (b - a)[1] + t * (c - a)[1])
         edges = np.stack((mine, np.roll(mine, -1, axis=1)), axis=2).reshape(-1, 2, 3)
         at = _nearest_on_edges(point, edges)
-        return float(at[((at - point)[:, (0, 2)] ** 2).sum(1).argmin(), 1])
+        return float(at[np.argmin(((at - point)[:, (0, 2)] ** 2).sum(1)), 1])
 
     def random_points(self, count: int, island: int | None = None, seed: int = 0) -> Floats:
         """Points (count, 3) spread evenly over the area of an island."""
@@ -152,7 +152,7 @@ def _inside(point: Floats, corners: Floats) -> bool:
 
 def _covered(points: Floats, triangles: Floats) -> NDArray[np.bool_]:
     """Whether vertical lines from points (N, 3) upwards meet one of the triangles (K, 3, 3): (N,)."""
-    triangles = triangles[triangles[:, :, 1].max(1) > points[:, 1].min()]
+    triangles = triangles[triangles[:, :, 1].max(1) > np.min(points[:, 1])]
     (low_x, _, low_z), (high_x, high_y, high_z) = triangles.min(1).T.copy(), triangles.max(1).T.copy()
     covered = np.zeros(len(points), bool)
     for i, point in enumerate(points):

@@ -202,7 +202,8 @@ def _line(side: int, ends: Floats) -> int:
 def _touch(mine: Floats, others: Floats, side: int, reach: float) -> bool:
     """Whether two edges (2, 3) on the same side overlap by more than a touch, and are within reach in height."""
     across, along = (0, 2) if side in (0, 4) else (2, 0)
-    low, high = max(mine[:, along].min(), others[:, along].min()), min(mine[:, along].max(), others[:, along].max())
+    a, b = mine[:, along], others[:, along]
+    low, high = max(np.min(a), np.min(b)), min(np.max(a), np.max(b))
     if abs(mine[0, across] - others[0, across]) > _EDGES_APART_M or high - low <= 2 * _EDGES_APART_M:
         return False
     ends = (low + _EDGES_APART_M, high - _EDGES_APART_M)

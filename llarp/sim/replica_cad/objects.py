@@ -137,7 +137,7 @@ def reduced(mesh: Mesh, limit: int = MAX_FACES) -> Mesh:
     """
     if len(mesh.faces) <= limit:
         return mesh
-    low, size = mesh.vertices.min(0), float(np.ptp(mesh.vertices, axis=0).max())
+    low, size = mesh.vertices.min(0), float(np.max(np.ptp(mesh.vertices, axis=0)))
     texel = np.floor(mesh.uv * 8).astype(np.int64) % 1024
     for cells in (48, 36, 27, 20, 14, 9, 6):
         at = np.floor((mesh.vertices - low) / size * cells).astype(np.int64)
@@ -211,7 +211,7 @@ def _on_tile(mesh: Mesh, tile: int, across: int) -> Mesh:
 
 def _catalog(names: Sequence[str], meshes: Sequence[Mesh]) -> ObjectCatalog:
     """Half sizes are reaches from the origin, which need not be the box's centre; downwards exactly."""
-    half = [np.append(np.abs(m.vertices[:, :2]).max(0), max(-m.vertices[:, 2].min(), 1e-3)) for m in meshes]
+    half = [np.append(np.abs(m.vertices[:, :2]).max(0), max(-np.min(m.vertices[:, 2]), 1e-3)) for m in meshes]
     return ObjectCatalog(
         names=list(names),
         splits=["train"] * len(names),
