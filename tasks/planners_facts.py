@@ -59,6 +59,8 @@ MEANING = _meanings()
 OF_OBJECTS = ("holding", "on_top", "inside", "robot_at_object", "robot_at_obj")
 """Kinds of facts whose `first` is an object's slot."""
 
+_FIRST_HELD = holding(0)
+
 Facts = Mapping[int, bool]
 """Atoms and the truth they are to have, all together."""
 
@@ -102,7 +104,7 @@ def alternatives(circuit: Circuit, cost: Callable[[int, bool], float]) -> list[A
             truth = wanted != (op in (NAND, NOR))  # of the AND or OR inside
             parts = [ways(s, truth) for s in sources]
             together = (op in (AND, NAND)) == truth
-            memory[key] = _all(parts) if together else _cheapest([way for part in parts for way in part])
+            memory[key] = _all(parts, cost) if together else _cheapest([way for part in parts for way in part])
         return memory[key]
 
     return ways(NUM_ATOMS, True)
@@ -112,25 +114,24 @@ def _cheapest(ways: list[Alternative]) -> list[Alternative]:
     return sorted(ways, key=lambda way: way.cost)[:MOST]
 
 
-def _all(parts: list[list[Alternative]]) -> list[Alternative]:
+def _all(parts: list[list[Alternative]], cost: Callable[[int, bool], float]) -> list[Alternative]:
     """Ways to have one of each part at once; those that contradict themselves are left out."""
-    if not all(parts):
-        return []
-    sure: dict[int, bool] = {}
-    price = 0.0
-    for part in parts:
-        if len(part) == 1:
-            if any(sure.get(atom, truth) != truth for atom, truth in part[0].facts.items()):
-                return []
-            price += part[0].cost if any(atom not in sure for atom in part[0].facts) else 0.0
-            sure |= part[0].facts
-    found = [Alternative(price, sure)]
-    for part in parts:
-        if len(part) > 1:
-            joined = [
-                Alternative(a.cost + b.cost, {**a.facts, **b.facts})
-                for a, b in product(found, part)
-                if all(a.facts.get(atom, truth) == truth for atom, truth in b.facts.items())
-            ]
-            found = _cheapest(joined)
+    found = [Alternative(0.0, {})] if all(parts) else []
+    for part in sorted(parts, key=len):  # what has to be in any case comes first
+        joined = (_joined(a, b, cost) for a, b in product(found, part))
+        found = _cheapest([way for way in joined if way is not None])
     return found
+
+
+def _joined(a: Alternative, b: Alternative, cost: Callable[[int, bool], float]) -> Alternative | None:
+    """Both together, None if that is a contradiction."""
+    new = {atom: truth for atom, truth in b.facts.items() if atom not in a.facts}
+    if any(a.facts.get(atom, truth) != truth for atom, truth in b.facts.items()):
+        return None
+    if not new:
+        return a
+    facts = {**a.facts, **new}
+    hands = sum(truth for atom, truth in facts.items() if _FIRST_HELD <= atom < _FIRST_HELD + MAX_OBJECTS)
+    if hands + bool(facts.get(NOT_HOLDING)) > 1:  # one hand, and it is empty or holds one thing
+        return None
+    return Alternative(a.cost + sum(cost(atom, truth) for atom, truth in new.items()), facts)

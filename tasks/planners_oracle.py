@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 
 from .actions import ACTIONS, PICK_BASE, PLACE_BASE, nav_to_receptacle
+from .atoms import NOT_HOLDING
 from .entities import TASK_RECEPTACLES
 from .goals import ground, parse, slot_name
 from .planners_base import Planner, PlannerView
+from .planners_errands import Stage, Step
 from .planners_facts import MEANING, Alternative, alternatives, slots_of
 from .planners_prospect import HERE, Prospect
-from .planners_search import RECEPTACLE_OF, PlanSearch, Stage, Step
+from .planners_search import RECEPTACLE_OF, PlanSearch
 from .rules import PICK_ANGLE_RAD, PICK_REACH_M
 from .state import MAX_OBJECTS
 
@@ -91,6 +93,8 @@ class Oracle(Planner):
                 break
             tried.append(way)
             fulfilled = [atom for atom, wanted in way.facts.items() if now(atom) == wanted]
+            if way.facts.get(NOT_HOLDING) is False and view.held < 0:  # anything will do
+                world = Prospect(view, set(view.object_category.tolist()) - {-1})
             stage = PlanSearch(world, way.facts, fulfilled).run(view.held, self._waited)
             if found is None or stage.rank() < found.rank():
                 found = stage

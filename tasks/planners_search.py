@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
 
-from .actions import nav_to_handle, nav_to_receptacle, pick, place, set_handle
+from .actions import nav_to_receptacle
 from .entities import NUM_HANDLES, NUM_NAV_TARGETS, RECEPTACLES, TASK_RECEPTACLES
+from .planners_errands import Errands, Stage
 from .planners_facts import MEANING, Facts
 from .planners_prospect import HERE, Prospect
 
 MAX_NODES = 200
 """Errands that are looked at to find the order of them."""
 MAX_RELOCATIONS = 6
-_LIKELY = 0.5
-"""Things put down are reckoned with where they are in reach with a higher chance."""
 _ERRAND = 4  # steps to fetch one thing
 _IN_THE_WAY = 10.0  # steps it is worth to put something down where it cannot be grabbed by mistake
 _CHAIR = 0
@@ -22,40 +20,12 @@ RECEPTACLE_OF = {r.joint: i for i, r in enumerate(RECEPTACLES) if r.joint >= 0}
 """The receptacle in the furniture that each handle opens, where there is one."""
 
 
-class Step(NamedTuple):
-    """One action, and what is in the hand before it and after it (slots, -1: nothing)."""
-
-    action: int
-    held: int
-    then: int
-
-
-class Stage(NamedTuple):
-    """Where a plan has come to."""
-
-    steps: tuple[Step, ...]
-    pose: int  # a nav target, or HERE
-    held: int
-    moved: dict[int, int]  # slot -> receptacle it was put on
-    turned: dict[int, bool]  # handle -> opened
-    left: float = 0  # wanted things that it does not do
-    idle: bool = False  # it only waits for a goal that seems reached to be judged again
-
-    def then(self, action: int, *, pose: int | None = None, held: int | None = None) -> Stage:
-        after, pose = self.held if held is None else held, self.pose if pose is None else pose
-        return self._replace(steps=(*self.steps, Step(action, self.held, after)), pose=pose, held=after)
-
-    def rank(self) -> tuple[float, int]:
-        """Smaller is better: what it leaves undone, then its length."""
-        return self.left, len(self.steps)
-
-
-class PlanSearch:
+class PlanSearch(Errands):
     """Finds a short plan that makes all `facts` true at its end, or as many of them as can be had."""
 
     def __init__(self, prospect: Prospect, facts: Facts, now: Iterable[int]):
         """`now`: the atoms of `facts` that are as wanted."""
-        self.world = prospect
+        super().__init__(prospect)
         fulfilled = set(now)
         self.target: dict[int, int] = {}  # slot -> receptacle it is wanted on
         self.barred: dict[int, set[int]] = {}  # slot -> receptacles it must not be on
@@ -132,25 +102,31 @@ class PlanSearch:
         self, stage: Stage, slot: int, jobs: tuple[int, ...]
     ) -> tuple[Stage, tuple[int, ...]] | None:
         """Carries away what pick would take instead of an object, then the object; and what is left to do then."""
+        cleared = self._cleared(stage, slot, jobs)
+        delivered = None if cleared is None else self._deliver(cleared[0], slot, jobs)
+        if cleared is None or delivered is None:
+            return None
+        left = [j for j in jobs if j not in (slot, *cleared[1])]
+        return delivered, (*left, *(s for s in cleared[1] if delivered.moved[s] != self.target.get(s, -1)
+                                    and s in self.target))  # fmt: skip
+
+    def _cleared(self, stage: Stage, slot: int, jobs: tuple[int, ...]) -> tuple[Stage, list[int]] | None:
+        """After carrying away what pick would take instead of an object; and which objects that were."""
         stand, _ = self._blockers(stage, slot)
         opened = self._unlocked(stage, slot)
         if stand < 0 or opened is None:
             return None
         stage, away = opened, list[int]()
         while (blocker := self._grabs(stage, stand, slot)) != slot:
-            cleared = self._deliver(stage, blocker, jobs, away_from=stand) if blocker >= 0 else None
-            if cleared is None or len(away) == MAX_RELOCATIONS:
+            then = self._deliver(stage, blocker, jobs, away_from=stand) if blocker >= 0 else None
+            if then is None or len(away) == MAX_RELOCATIONS:
                 return None
             if blocker in away:  # whatever is put down stays within reach: perhaps not another time
-                self._offer(cleared._replace(left=len(jobs) - 0.5))
+                self._offer(then._replace(left=len(jobs) - 0.5))
                 return None
-            stage = cleared
+            stage = then
             away.append(blocker)
-        delivered = self._deliver(stage, slot, jobs)
-        if delivered is None:
-            return None
-        left = [j for j in jobs if j not in (slot, *away)]
-        return delivered, (*left, *(s for s in away if s in self.target and delivered.moved[s] != self.target[s]))
+        return stage, away
 
     def _blockers(self, stage: Stage, slot: int, jobs: tuple[int, ...] = ()) -> tuple[int, float]:
         """The pose from where an object is reached with the fewest others that pick would take first, and how many of
@@ -222,76 +198,6 @@ class PlanSearch:
         _, receptacle = min(goals, key=lambda goal: goal[0] + (not at[NUM_HANDLES + goal[1]]))
         return self._put(stage, slot, receptacle)
 
-    # -- single errands -----------------------------------------------------------------------------------------------
-
-    def _poses(self, stage: Stage, slot: int) -> list[int]:
-        """The present pose, then where one would stand for an object, then all others."""
-        on = stage.moved.get(slot, self.world.on.get(slot, -1))
-        first = [stage.pose] + ([NUM_HANDLES + on] if on >= 0 else [])
-        return first + [t for t in range(NUM_NAV_TARGETS - 1, -1, -1) if t not in first]
-
-    def _in_reach(
-        self, stage: Stage, pose: int, slot: int, *, unwanted: bool = False, ajar: bool = False
-    ) -> bool:
-        """Whether pick would find an object; `ajar`: once what it is in has been opened. Of something that was put
-        down, `unwanted`: whether it has to be reckoned with, else whether it can be hoped for."""
-        if slot == stage.held:
-            return False
-        if slot in stage.moved:
-            on = stage.moved[slot]
-            if unwanted:
-                return self.world.chance[pose][on] > _LIKELY
-            return pose == NUM_HANDLES + on or self.world.spot[pose][on]
-        if not ajar and not all(stage.turned.get(handle) for handle in self.world.locks[slot]):
-            return False
-        return self.world.reach[pose][self.world.column[slot]]
-
-    def _grabs(self, stage: Stage, pose: int, slot: int) -> int:
-        """What picking an object's category from a pose takes hold of, -1: nothing. To be sure of it, anything put down
-        counts as in the way that may be."""
-        return next((s for s in self.world.alike(slot) if self._in_reach(stage, pose, s, unwanted=s != slot)), -1)
-
-    def _unlocked(self, stage: Stage, slot: int) -> Stage | None:
-        """After opening what an object is shut away in."""
-        if slot in stage.moved:
-            return stage
-        opened: Stage | None = stage
-        for handle in self.world.locks[slot]:
-            if opened is not None and not opened.turned.get(handle):
-                opened = self._turn(opened, handle, True)
-        return opened
-
-    def _go(self, stage: Stage, pose: int) -> Stage:
-        return stage if pose == stage.pose else stage.then(pose, pose=pose)
-
-    def _go_to(self, stage: Stage, target: int) -> Stage | None:
-        """To a pose that is at a nav target: the present one, the target's own, or any."""
-        for pose in (stage.pose, target, *range(NUM_NAV_TARGETS)):
-            if self.world.at[pose][target]:
-                return self._go(stage, pose)
-        return None
-
-    def _turn(self, stage: Stage, handle: int, opened: bool) -> Stage | None:
-        there = self._go_to(stage, nav_to_handle(handle))
-        if there is None:
-            return None
-        return there.then(set_handle(handle, opened))._replace(turned={**stage.turned, handle: opened})
-
-    def _fetch(self, stage: Stage, slot: int, pose: int) -> Stage:
-        return self._go(stage, pose).then(pick(self.world.category[slot]), held=slot)
-
-    def _put(self, stage: Stage, slot: int, receptacle: int) -> Stage | None:
-        handle = self.world.place_needs(receptacle)
-        if handle >= 0 and not stage.turned.get(handle):
-            opened = self._turn(stage, handle, True)
-            if opened is None:
-                return None
-            stage = opened
-        there = self._go_to(stage, nav_to_receptacle(receptacle))
-        if there is None:
-            return None
-        return there.then(place(receptacle), held=-1)._replace(moved={**stage.moved, slot: receptacle})
-
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def _finish(self, stage: Stage, left: float) -> Stage:
@@ -307,21 +213,35 @@ class PlanSearch:
             if opened and handle in self.keep_closed and handle not in self.open:
                 stage = self._turn(stage, handle, False) or stage
         if self.pose_facts:
-            stand = next((p for p in self._stands(stage) if self._stands_right(stage, p)), None)
-            stage, left = (stage, left + 1) if stand is None else (self._go(stage, stand), left)
+            stage, left = self._take_a_stand(stage, left)
         if not stage.steps:
             stands = [p for p in self._stands(stage)[1:] if self._stands_right(stage, p)] or [stage.pose]
             pose = stands[self.waited % len(stands)] % NUM_NAV_TARGETS
             stage = stage.then(pose, pose=pose)._replace(idle=True)
         return stage._replace(left=left)
 
-    def _take(self, stage: Stage, slots: Iterable[int], left: float) -> tuple[Stage, float]:
+    def _take_a_stand(self, stage: Stage, left: float) -> tuple[Stage, float]:
+        """Drives to where everything is as the goal wants it; if need be with an object, which one then is at."""
+        stand = next((p for p in self._stands(stage) if self._stands_right(stage, p)), None)
+        if stand is not None:
+            return self._go(stage, stand), left
+        for kind, slot, wanted in self.pose_facts if stage.held < 0 and not self.empty else ():
+            if kind != "robot_at" and wanted:
+                taken, missed = self._take(stage, [slot], 0)
+                if not missed:
+                    return self._take_a_stand(taken, left)
+        return stage, left + 1
+
+    def _take(self, stage: Stage, slots: Sequence[int], left: float) -> tuple[Stage, float]:
         """Picks up the first of some objects that can be had."""
         for slot in slots:
             opened = self._unlocked(stage, slot) or stage
             for pose in self._poses(opened, slot):
                 if self._grabs(opened, pose, slot) == slot:
                     return self._fetch(opened, slot, pose), left
+        for slot in slots:
+            if (cleared := self._cleared(stage, slot, ())) is not None:
+                return self._take(cleared[0], [slot], left)
         return stage, left + 1
 
     def _stands(self, stage: Stage) -> list[int]:
@@ -332,14 +252,3 @@ class PlanSearch:
 
     def _stands_right(self, stage: Stage, pose: int) -> bool:
         return all(self._is_at(stage, pose, kind, first) == wanted for kind, first, wanted in self.pose_facts)
-
-    def _is_at(self, stage: Stage, pose: int, kind: str, first: int) -> bool:
-        if kind == "robot_at":
-            return self.world.at[pose][first]
-        if first == stage.held:
-            return True
-        if first in stage.moved:
-            return pose == NUM_HANDLES + stage.moved[first] or self.world.spot[pose][stage.moved[first]]
-        table = self.world.near if kind == "robot_at_object" else self.world.reach
-        return table[pose][self.world.column[first]]
-

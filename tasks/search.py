@@ -43,7 +43,7 @@ class Verdict:
 
 def search(
     state: WorldState, circuit: Circuit, half_size: Tensor, rules: str, max_steps: int = MAX_STEPS,
-    max_states: int = 100_000, seed: int = 0,
+    max_states: int = 60_000, seed: int = 0,
 ) -> Verdict:
     """Judges the one world of `state`, from where it stands; `half_size` (K, 3) of the object catalogue."""
     if missing := impossible(state, circuit, rules):

@@ -7,17 +7,20 @@ import numpy as np
 import pytest
 import torch
 from factories import fake_catalog, fake_scenes
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from planner_runs import run
+from test_goal_meaning import OBJECTS, expressions
 
 from llarp.tasks import keyed_random
 from llarp.tasks.actions import ACTION_NAMES, NAV_BASE, PICK_BASE, PLACE_BASE
-from llarp.tasks.atoms import NUM_ATOMS, closed, holding, on_top, opened, robot_at, truth
+from llarp.tasks.atoms import FALSE, NUM_ATOMS, TRUE, closed, holding, not_holding, on_top, opened, robot_at, truth
 from llarp.tasks.entities import CATEGORY_INDEX, FRIDGE, HANDLES, LEFT_DRAWER, RECEPTACLES, TASK_RECEPTACLES
 from llarp.tasks.episodes import EpisodeSet
 from llarp.tasks.generator import generate
-from llarp.tasks.goals import Circuits, ground, parse
+from llarp.tasks.goals import Circuits, evaluate, ground, parse
 from llarp.tasks.planners import Oracle
-from llarp.tasks.planners_facts import alternatives
+from llarp.tasks.planners_facts import MOST, alternatives
 from llarp.tasks.semantics import NUM_DRAWS, apply, valid_actions
 from llarp.tasks.state import WorldState
 from llarp.tasks.strings import PackedStrings
@@ -174,6 +177,15 @@ def test_what_is_in_a_closed_drawer_is_taken_out_of_it(rules):
     assert chosen.index("open(drawer 7)") < chosen.index("pick(cup)")
 
 
+def test_the_hand_can_be_what_a_goal_is_about():
+    cups = room((BLACK, 0.05), (BLACK, -0.05), (SOFA, 0.0))
+    assert play(cups, {"expr_type": "NOR", "sub_exprs": ["not_holding()"]}, "clean")[-1] == "pick(cup)"
+    chosen = play(cups, both("holding(object_1)"), "clean")  # object_0 is taken first, and put down
+    assert chosen.count("pick(cup)") == 2 and chosen[-1] == "pick(cup)"
+    chosen = play(cups, both("robot_at_obj(object_2)", "robot_at(black table)"), "clean")
+    assert chosen == ["nav(sofa)", "pick(cup)", "nav(black table)"]  # it takes along what it has to be at
+
+
 @pytest.mark.parametrize("rules", RULES)
 def test_of_several_ways_the_shortest_is_taken(rules):
     cups = room((BLACK, 0.0), (SOFA, 0.0))
@@ -209,20 +221,46 @@ def test_things_are_put_down_where_they_are_not_wanted_only_if_need_be(episodes)
         assert placed == targets
 
 
-def test_alternatives_are_sorted_consistent_and_bounded():
+def random_facts(rng: np.random.Generator, rows: int) -> torch.Tensor:
+    """Rows of facts, each true half the time; one hand."""
+    table = torch.from_numpy(rng.random((rows, NUM_ATOMS)) < 0.5)
+    table[:, FALSE], table[:, TRUE] = False, True
+    table[:, not_holding()] = False
+    table[:, holding(0) : holding(56)] = False
+    for row, held in zip(table, rng.integers(-4, 10, rows), strict=True):  # empty in some of them
+        row[not_holding() if held < 0 else holding(int(held))] = True
+    return table
+
+
+@settings(max_examples=120, deadline=None, derandomize=True)
+@given(expressions(), st.sampled_from(RULES), st.integers(0, 2**31))
+def test_every_way_makes_the_goal_true_whatever_else_is_so(source, rules, seed):
     category = np.full(56, -1)
-    category[:30] = CUP
-    pair = quantified("EXISTS", "AND", "on_top(X, sofa)", "on_top(Y, sink)", names="XY")
-    circuit = ground(parse(both(pair, "not_holding()")), [], category)
-
-    def cost(atom: int, wanted: bool) -> float:
-        return float(atom % 7)
-
-    ways = alternatives(circuit, cost)
-    assert 2 <= len(ways) <= 24
-    assert [w.cost for w in ways] == sorted(w.cost for w in ways)
+    for name, slots in OBJECTS.items():
+        category[list(slots)] = CATEGORY_INDEX[name]
+    circuit, rng = ground(parse(source), [], category, rules), np.random.default_rng(seed)
+    price = rng.integers(0, 5, (NUM_ATOMS, 2)).astype(float)
+    price[FALSE, 1] = price[TRUE, 0] = np.inf
+    ways = alternatives(circuit, lambda atom, wanted: price[atom, int(wanted)])
+    assert [w.cost for w in ways] == sorted(w.cost for w in ways) and len(ways) <= MOST
+    table = random_facts(rng, 64)
     for way in ways:
-        assert len(way.facts) == 3 and all(way.facts.values()) and max(way.facts) < NUM_ATOMS
-        assert way.cost == sum(atom % 7 for atom in way.facts)
-    torn = both("not_holding()", {"expr_type": "NOR", "sub_exprs": ["not_holding()"]})
-    assert alternatives(ground(parse(torn), [], category), cost) == []
+        assert way.cost == sum(price[atom, int(wanted)] for atom, wanted in way.facts.items())
+        other = table.clone()
+        for atom, wanted in way.facts.items():
+            other[:, atom] = wanted
+        assert evaluate(Circuits.pack([circuit] * 64), other)[0].all()
+    if not ways:  # nothing makes it true
+        assert not evaluate(Circuits.pack([circuit] * 64), table)[0].any()
+
+
+def test_nobody_holds_two_things_or_one_with_an_empty_hand():
+    def ways(*parts: object) -> int:
+        category = np.full(56, -1)
+        category[:3] = CUP
+        circuit = ground(parse(both(*parts)), [], category)
+        return len(alternatives(circuit, lambda atom, wanted: 1.0))
+
+    assert ways("holding(object_0)") == 1 and ways(quantified("EXISTS", "AND", "holding(X)")) == 3
+    assert ways("holding(object_0)", "holding(object_1)") == ways("holding(object_0)", "not_holding()") == 0
+    assert ways("not_holding()", {"expr_type": "NOR", "sub_exprs": ["not_holding()"]}) == 0
