@@ -16,6 +16,9 @@ def summary_lines(result: Any) -> Iterable[str]:
         if key == "splits":
             for split, row in value.items():
                 yield f"{split}: {rates(row)}"
+                if row.get("failures"):
+                    counts = sorted(row["failures"].items(), key=lambda item: -item[1])
+                    yield "    failed: " + ", ".join(f"{count} {why.replace('_', ' ')}" for why, count in counts)
         elif key == "evaluations":
             for when, row in value.items():
                 yield f"held-out episodes {when}: {rates(row)}"
@@ -32,6 +35,8 @@ def summary_lines(result: Any) -> Iterable[str]:
                 yield f"[{'ok' if check['ok'] else '--'}] {check['name']}: {check['detail']}"
                 if not check["ok"]:
                     yield f"     fix: {check['fix']}"
+        elif isinstance(value, dict) and {"success_rate", "ci95", "episodes"} <= value.keys():
+            yield f"{key.replace('_', ' ')}: {rates(value)}"
         elif isinstance(value, dict):
             if shown := [f"{k} {plain(v)}" for k, v in value.items() if not isinstance(v, dict) and _short(v)]:
                 yield f"{key}: " + ", ".join(shown)
@@ -42,10 +47,11 @@ def summary_lines(result: Any) -> Iterable[str]:
 def rates(row: dict[str, Any]) -> str:
     """The rates of one set of episodes."""
     low, high = row["ci95"]
-    return (
-        f"success {row['success_rate']:.1%} (95 %: {low:.1%} to {high:.1%}) in {row['episodes']} episodes, "
-        f"progress {row['mean_progress']:.2f}, {row['mean_steps']:.1f} steps, {row['invalid_rate']:.1%} invalid"
-    )
+    text = f"success {row['success_rate']:.1%} (95 %: {low:.1%} to {high:.1%}) in {row['episodes']} episodes"
+    if "mean_progress" not in row:
+        return text
+    played = f"{row['mean_steps']:.1f} steps, {row['invalid_rate']:.1%} invalid"
+    return f"{text}, progress {row['mean_progress']:.2f}, {played}"
 
 
 def plain(value: Any) -> str:

@@ -90,9 +90,9 @@ def test_failures_are_counted_and_explained() -> None:
 
 def test_groups_show_only_where_they_are_complete() -> None:
     assert "mean of 5 splits" not in page(RESULT, {}, THEIRS)
-    full = RESULT | {"paraphrastic_robustness": {"success_rate": 0.2}}
+    full = RESULT | {"paraphrastic_robustness": {"success_rate": 0.2, "ci95": [0.1, 0.3], "episodes": 100}}
     cells = next(r for r in Reader(page(full, {}, THEIRS)).rows if r[0] == "paraphrastic robustness")
-    assert cells[1:5] == ["mean of 5 splits", "20.0%", "", ""]  # theirs is not known for all five
+    assert cells[1:5] == ["mean of 5 splits", "20.0%", "10.0% to 30.0%", ""]  # theirs is not known for all five
     whole = Results("x", "y", dict.fromkeys(GROUPS["paraphrastic_robustness"], 0.5))
     cells = next(r for r in Reader(page(full, {}, whole)).rows if r[0] == "paraphrastic robustness")
     assert cells[4] == "50%"

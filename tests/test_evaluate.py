@@ -20,6 +20,8 @@ from llarp.evaluation.evaluate import evaluate, evaluate_split, run_episodes
 from llarp.evaluation.failures import FAILURES, STUCK, Trace, failure, goal_form
 from llarp.evaluation.gallery import WIDTH, choose, replay_ends
 from llarp.evaluation.published_results import GROUPS, LLARP, NOT_UNSEEN, TESTS, read_results
+from llarp.evaluation.statistics import wilson
+from llarp.summary import summary_lines
 from llarp.tasks.actions import ACTION_INDEX, ACTIONS
 from llarp.tasks.entities import CATEGORY_INDEX, RECEPTACLE_INDEX
 from llarp.tasks.generator import SPLITS
@@ -139,13 +141,15 @@ def row(rate: float, episodes: int = 10) -> dict[str, Any]:
 
 
 def test_a_group_is_the_mean_of_its_splits_and_the_total_counts_unseen_episodes() -> None:
-    rows = {name: row(0.5, 20) for name in GROUPS["paraphrastic_robustness"]} | {"train_validation": row(1.0)}
-    rows["context"] = row(1.0, 10)
+    rows = {name: row(0.5, 20) for name in GROUPS["paraphrastic_robustness"]} | {"train_validation": row(1.0, 20)}
+    rows["context"] = row(1.0, 20)
     groups = module._groups(rows)
-    assert groups["paraphrastic_robustness"]["success_rate"] == pytest.approx((4 * 0.5 + 1) / 5)
-    assert "behaviour_generalisation" not in groups  # none of its splits was evaluated
+    assert list(groups) == ["paraphrastic_robustness"]  # no split of the other one was evaluated
+    group = groups["paraphrastic_robustness"]
+    assert (group["success_rate"], group["episodes"]) == (pytest.approx((4 * 0.5 + 1) / 5), 100)
+    assert group["ci95"] == wilson(60, 100)
     pooled = module._pooled([r for name, r in rows.items() if name not in NOT_UNSEEN])
-    assert (pooled["episodes"], pooled["success_rate"]) == (90, pytest.approx(50 / 90))
+    assert (pooled["episodes"], pooled["success_rate"]) == (100, pytest.approx(0.6))
 
 
 def test_numbers_to_compare_with_come_from_files(tmp_path: Path) -> None:
@@ -169,6 +173,18 @@ def test_files_that_hold_no_numbers_are_refused(tmp_path: Path, text: str, says:
     with pytest.raises(UserError, match="x.json") as error:
         read_results(path)
     assert says in str(error.value)
+
+
+def test_a_result_in_words_says_why_episodes_failed() -> None:
+    rates = row(0.5) | {"mean_progress": 0.6, "mean_steps": 9.5, "invalid_rate": 0.25}
+    failures = {"stuck": 1, "wrong_place": 4}
+    lines = list(summary_lines({"splits": {"context": rates | {"failures": failures}}, "total": row(0.25)}))
+    success = "(95 %: 0.0% to 100.0%) in 10 episodes"
+    assert lines == [
+        f"context: success 50.0% {success}, progress 0.60, 9.5 steps, 25.0% invalid",
+        "    failed: 4 wrong place, 1 stuck",
+        f"total: success 25.0% {success}",
+    ]
 
 
 # -- playing ----------------------------------------------------------------------------------------------------------

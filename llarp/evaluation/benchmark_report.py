@@ -156,7 +156,9 @@ def _table(result: Mapping[str, Any], beside: Results) -> str:
     for group, members in GROUPS.items():
         if group in result:
             words = f"mean of {_several(len(members), 'split')}"
-            cells = [f"{result[group]['success_rate']:.1%}", "", _rate(beside.group(members)), "", "", "", ""]
+            low, high = result[group]["ci95"]
+            cells = [f"{result[group]['success_rate']:.1%}", f"{low:.1%} to {high:.1%}", _rate(beside.group(members)),
+                     "", "", "", f"{result[group]['episodes']:,}"]  # fmt: skip
             out.append(f"<tr><td><b>{group.replace('_', ' ')}</b><td class=l>{words}" + _cells(cells))
     total = result["total"]
     low, high = total["ci95"]
@@ -166,8 +168,9 @@ def _table(result: Mapping[str, Any], beside: Results) -> str:
     out.append("<tr><td><b>total</b><td class=l>all unseen tasks evaluated" + _cells(cells) + "</table></div>")
     source = f"{html.escape(beside.name)}: {html.escape(beside.source)}."
     if mark:
-        source += f" * Another simulator or other episodes ({html.escape(beside.dataset)}, rules {beside.rules}): the "
-        source += "numbers show how hard the splits are there, and are not to be compared digit by digit."
+        theirs = html.escape(f"{beside.dataset}, rules {beside.rules}")
+        source += f" * Another simulator or other episodes ({theirs}): the numbers show how hard the splits are there, "
+        source += "and are not to be compared digit by digit."
     elif beside.dataset == "published files":
         source += " The same episodes under the same rules; pictures and robot are this simulator's."
     return "".join(out) + f"<p class=faint>{source}</p>"

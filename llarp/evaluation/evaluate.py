@@ -222,11 +222,12 @@ def _episode_sets(config: RunConfig, names: list[str], episodes: int) -> Iterato
 
 
 def _groups(rows: dict[str, Any]) -> dict[str, Any]:
-    """The mean success rate of each of the paper's groups all of whose splits were evaluated."""
+    """Success in each of the paper's groups all of whose splits were evaluated (with as many episodes in each, so that
+    this is the mean over the splits)."""
     return {
-        group: {"success_rate": float(np.mean([rows[m]["success_rate"] for m in members])), "splits": list(members)}
+        group: _pooled([rows[member] for member in members]) | {"splits": list(members)}
         for group, members in GROUPS.items()
-        if all(m in rows for m in members)
+        if all(member in rows for member in members)
     }
 
 
