@@ -165,7 +165,8 @@ def _table(result: Mapping[str, Any], beside: Results) -> str:
     whole = set(rows) >= set(TESTS) - set(NOT_UNSEEN)  # else another total than theirs
     cells = [f"{total['success_rate']:.1%}", f"{low:.1%} to {high:.1%}", _rate(beside.total) if whole else "", "", "",
              "", f"{total['episodes']:,}"]  # fmt: skip
-    out.append("<tr><td><b>total</b><td class=l>all unseen tasks evaluated" + _cells(cells) + "</table></div>")
+    words = "all episodes" if set(rows) <= set(NOT_UNSEEN) else "all unseen tasks evaluated"
+    out.append(f"<tr><td><b>total</b><td class=l>{words}" + _cells(cells) + "</table></div>")
     source = f"{html.escape(beside.name)}: {html.escape(beside.source)}."
     if mark:
         theirs = html.escape(f"{beside.dataset}, rules {beside.rules}")
