@@ -24,10 +24,8 @@ class Explorer(Planner):
 
     def reset(self, view: PlannerView) -> None:
         self._wants: Wants = wants_of(view.goal)
-        closed = {handle for handle, opened in self._wants.handles if not opened}
-        self._closed = {i for i, r in enumerate(RECEPTACLES) if r.joint in closed}  # not to be opened without need
-        named = [i for i, r in enumerate(RECEPTACLES) if r.name in view.instruction]
-        self._named = [r for r in named if r not in self._closed]
+        closed = {handle for handle, opened in self._wants.handles if not opened}  # not to be opened without need
+        self._named = [i for i, r in enumerate(RECEPTACLES) if r.name in view.instruction and r.joint not in closed]
         self._where: dict[int, int] = {}  # slot -> receptacle on which it was last seen
         self._category: dict[int, int] = {}  # slot -> category, of all objects ever seen
         self._failed: set[tuple[int, int]] = set()  # (slot, receptacle) where reaching for it did not work
@@ -139,8 +137,7 @@ class Explorer(Planner):
 
     def _search(self, target: int | None) -> int:
         """Looks at the next receptacle; the one that things are wanted on comes last."""
-        order = [r for r in (*self._named, *SEARCH_ORDER) if r != target and r not in self._closed]
-        order += [r for r in (target, *self._closed) if r is not None]
+        order = [r for r in (*self._named, *SEARCH_ORDER) if r != target] + [r for r in (target,) if r is not None]
         for receptacle in order:
             if receptacle not in self._visited:
                 return self._drive(receptacle)

@@ -32,8 +32,8 @@ class PlanSearch(Errands):
         self.hold, self.jobs = -1, []  # type: int, list[int]
         self.empty: bool | None = None  # whether the hand has to be empty in the end
         self.pose_facts: list[tuple[str, int, bool]] = []
-        self.open: dict[int, bool] = {}
-        self.keep_closed: set[int] = set()  # handles
+        self.open: dict[int, bool] = {}  # handle -> whether it has to be open in the end
+        self.as_wanted: set[int] = set()  # handles that are so at the beginning
         for atom, wanted in facts.items():
             kind, first, second = MEANING[atom]
             if kind == "inside":
@@ -54,10 +54,9 @@ class PlanSearch(Errands):
             elif kind.startswith("robot_at"):
                 self.pose_facts.append((kind, first, wanted))
             elif kind in ("opened", "closed"):
-                if atom not in fulfilled:
-                    self.open[first] = (kind == "opened") == wanted
-                elif (kind == "opened") != wanted:
-                    self.keep_closed.add(first)
+                self.open[first] = (kind == "opened") == wanted
+                if atom in fulfilled:
+                    self.as_wanted.add(first)
 
     def run(self, held: int, waited: int = 0) -> Stage:
         """The best plan found. If nothing is left to do it drives somewhere, elsewhere for each `waited` (in published
@@ -207,11 +206,9 @@ class PlanSearch(Errands):
         elif self.empty is False and self.hold < 0 and stage.held < 0:
             stage, left = self._take(stage, self.world.slots, left)
         for handle, opened in self.open.items():
-            turned = self._turn(stage, handle, opened)
-            stage, left = (stage, left + 1) if turned is None else (turned, left)
-        for handle, opened in stage.turned.items():
-            if opened and handle in self.keep_closed and handle not in self.open:
-                stage = self._turn(stage, handle, False) or stage
+            if stage.turned.get(handle, opened if handle in self.as_wanted else not opened) != opened:
+                turned = self._turn(stage, handle, opened)
+                stage, left = (stage, left + 1) if turned is None else (turned, left)
         if self.pose_facts:
             stage, left = self._take_a_stand(stage, left)
         if not stage.steps:

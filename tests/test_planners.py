@@ -99,6 +99,14 @@ def keep(view):
     return view
 
 
+def test_explorer_moves_all_it_finds_and_then_sees_to_the_rest(episodes):
+    every = exists("cup", "on_top(X, sofa)", "not_holding()") | {"quantifier": "FORALL"}
+    goal = {"expr_type": "AND", "sub_exprs": ["opened_fridge(fridge_push_point)", every]}
+    success, _, actions = run(Explorer, with_goal(room_with(episodes, "cup", 1), goal), SCENES, CATALOG)
+    assert success.all(), names(actions[0])
+    assert names(actions[0]).index("place(sofa)") < names(actions[0]).index("open(fridge)")
+
+
 def test_explorer_keeps_closed_what_the_goal_wants_closed(episodes):
     parts = ["closed_fridge(fridge_push_point)", exists("cup", "on_top(X, sofa)", "not_holding()")]
     room = with_goal(room_with(episodes, "cup", 1), {"expr_type": "AND", "sub_exprs": parts})

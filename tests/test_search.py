@@ -58,6 +58,20 @@ def test_things_out_of_reach_are_named(episodes, rules):
         assert look(away, 0, {"expr_type": "NAND", "sub_exprs": [text]}, rules).kind == SOLVABLE
 
 
+def test_what_lies_behind_others_can_be_had(episodes):
+    """Pick takes the first of a category; the second is to be had once that one is gone."""
+    one = episodes.select([0])
+    first, second = (one.object_model[0] >= 0).nonzero()[:2, 0].tolist()
+    for other in range(56):
+        if other not in (first, second):
+            one.object_model[0, other] = -1
+    one.object_model[0, [first, second]] = CATALOG.names.index("cup_0")
+    one.object_position[0, second] = one.object_position[0, first]
+    verdict = look(one, 0, conjunction(f"holding(object_{second})"))
+    assert verdict.kind == SOLVABLE
+    assert [ACTION_NAMES[a] for a in verdict.actions].count("pick(cup)") == 2
+
+
 def test_all_states_are_looked_at_before_a_goal_is_called_infeasible(episodes):
     everywhere = conjunction(*(f"robot_at({r.name})" for r in RECEPTACLES))
     verdict = look(episodes, 1, everywhere)
