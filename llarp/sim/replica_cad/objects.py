@@ -211,7 +211,7 @@ def _on_tile(mesh: Mesh, tile: int, across: int) -> Mesh:
 
 def _catalog(names: Sequence[str], meshes: Sequence[Mesh]) -> ObjectCatalog:
     """Half sizes are reaches from the origin, which need not be the box's centre; downwards exactly."""
-    half = [np.append(np.abs(m.vertices[:, :2]).max(0), max(-np.min(m.vertices[:, 2]), 1e-3)) for m in meshes]
+    half = [np.append(np.abs(m.vertices[:, :2]).max(0), max(-float(np.min(m.vertices[:, 2])), 1e-3)) for m in meshes]
     return ObjectCatalog(
         names=list(names),
         splits=["train"] * len(names),
