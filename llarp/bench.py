@@ -17,6 +17,7 @@ from llarp.tasks.actions import OPEN_FRIDGE, PICK_BASE
 
 from . import machine
 from .config import RunConfig
+from .envs.vector import LanguageRearrangementVectorEnv
 from .rl.config import TrainConfig
 from .rl.trainer import Trainer
 from .rl.update import ppo_update
@@ -24,6 +25,8 @@ from .train import build_env, build_policy
 
 VECTOR_STEPS = 32
 """Steps of all worlds in one repeat of `sim` and `policy`."""
+STEPS_TO_SUCCESS = 24
+"""In `update` and `train` one step in so many ends its episode, about as often as a policy succeeds after cloning."""
 
 
 def bench(what: str, config: RunConfig, repeats: int = 3) -> dict[str, Any]:
@@ -177,7 +180,22 @@ def _trainer(config: RunConfig, total_steps: int, log: Callable[[dict[str, float
     env = build_env(config)
     trainer = Trainer(env, build_policy(config), config.ppo, train, seed=config.seed, log=log)
     trainer.collector.start()
-    # An untrained policy's episodes all last as long as a rollout. In a run they straddle the rollouts' borders, and an
-    # update then sees half as many steps again, as context: so the worlds' first episodes end at different times.
-    env.world.tracker.steps += torch.arange(env.num_envs, device=env.device) * config.task.max_steps // env.num_envs
+    _end_early(env, config.seed)
     return trainer
+
+
+def _end_early(env: LanguageRearrangementVectorEnv, seed: int) -> None:
+    """Let one step in `STEPS_TO_SUCCESS` end its episode.
+
+    Nothing ends those of an untrained policy: all would last as long as a rollout and begin with one. In a run, after
+    the warm start, many end in success, and the others straddle rollout borders: an update then sees half as many steps
+    again, as context, and more instructions are read."""
+    generator = torch.Generator(env.device).manual_seed(seed)
+    step, tracker = env.step, env.world.tracker
+
+    def step_or_end(action: Tensor) -> Any:
+        ends = torch.rand(env.num_envs, generator=generator, device=env.device) < 1 / STEPS_TO_SUCCESS
+        tracker.steps[ends] = tracker.config.max_steps - 1
+        return step(action)
+
+    env.step = step_or_end  # type: ignore[method-assign, assignment]
