@@ -209,7 +209,8 @@ class BatchRenderer:
             render_depth=False,
             render_seg=self._segmentation,
             background_color=BACKGROUND_RGBA,
-            enable_backface_culling=not two_sided,
+            # indoors nothing is seen from behind: not to ask saves 1.5 % (18 of 7.9 million pixels differ)
+            enable_backface_culling=not (two_sided or self._camera == "head"),
             enable_vertex_normals=self._camera != "head",  # smooth shading costs 5 % and shows only in larger pictures
             enable_specular=False,
             enable_emission=False,
