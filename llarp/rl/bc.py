@@ -93,7 +93,7 @@ def collect_demonstrations(
 
     At a share `config.noise` of the steps something else is done, half of it any action, half of it what another
     world's planner wanted: the demonstrations then also show how to go on after mistakes. Labels are always the
-    planner's.
+    planner's. An episode that the simulator lost is no demonstration.
     """
     generator = torch.Generator().manual_seed(seed)
     started = reported = time.monotonic()
@@ -119,10 +119,12 @@ def collect_demonstrations(
         observation, _, terminated, truncated, info = env.step(action.to(observation["instruction_id"].device))
         fresh = (terminated | truncated).tolist()
         success = info["success"].tolist()
+        lost = info["dropped"].tolist() if "dropped" in info else [False] * num_envs
         for i, done in enumerate(fresh):
             running[i].append((features[i], int(action[i]), label[i]))
             if done:
-                episodes.append((instruction_id[i], success[i], running[i]))
+                if not lost[i]:
+                    episodes.append((instruction_id[i], success[i], running[i]))
                 running[i] = []
         if time.monotonic() - reported > 5:
             reported = time.monotonic()

@@ -50,6 +50,8 @@ class Collector:
             "success": info["success"],
             "invalid_action": info["invalid_action"],
         }
+        if "dropped" in info:
+            step["dropped"] = info["dropped"]
         step = {name: part.clone() for name, part in step.items()}  # an environment may reuse its tensors
         if self.final_observations:
             step["final_features"] = self.policy.encode(self.env.final_observation()["rgb"])

@@ -40,7 +40,10 @@ def fit_critic(
     zero = torch.zeros_like(rollout.data["value"])
     _, returns = returns_of(rollout, zero, zero, config, gae_lambda=1.0)
     done = rollout.data["terminated"] | rollout.data["truncated"]
-    whole = done.flip(0).cummax(0).values.flip(0)  # (T, N) the episode's end, and so its return, was seen
+    row = torch.arange(len(done), device=done.device)[:, None]
+    end = torch.where(done, row, len(done)).flip(0).cummin(0).values.flip(0)  # (T, N) row of the episode's last step
+    seen = torch.cat([done & rollout.kept, torch.zeros_like(done[:1])])
+    whole = seen.gather(0, end)  # (T, N) the episode's end, and so its return, was seen
     critic = critic_of(policy)
     inputs, targets, world = _critic_inputs(policy, critic, rollout, config, returns, whole)
     if len(targets) < 10:

@@ -2,6 +2,9 @@
 
 Episodes straddle rollout borders: the buffer keeps the earlier steps of every running episode as context, which a
 segment shows to the policy without loss. Letters in shapes: C context rows, T steps, N worlds, B segments, L longest.
+
+A simulator may lose a step (`dropped`: its process died or hung; the episode ends there, and nobody knows how it would
+have gone on). Such a transition is in no segment; the one before it leads on to the observation in which it was chosen.
 """
 
 from __future__ import annotations
@@ -43,7 +46,8 @@ class Rollout:
 
     `data`: log_prob, value, reward float32; action, instruction_id int64; terminated, truncated, episode_start,
     success, invalid_action bool. Features are (C + T + 1, N, num_tokens, dim), the last row the observation after the
-    rollout.
+    rollout. `kept` (T, N) bool says where a transition happened at all, which is everywhere unless the data has
+    `dropped`, bool, true where the step was lost (there `truncated` is true too).
     """
 
     def __init__(self, rows: list[dict[str, Tensor]], num_context: int, border_features: Tensor) -> None:
@@ -52,27 +56,37 @@ class Rollout:
         self.data = {f: torch.stack([row[f] for row in rows[num_context:]]) for f in fields if f != "features"}
         self._history = {f: torch.stack([row[f] for row in rows]) for f in CONTEXT_FIELDS if f != "features"}
         self._features = torch.stack([row["features"] for row in rows] + [border_features])
-        # Segments as int64 (S,) vectors on the CPU; rows count from the oldest context row.
+        self.kept = ~self.data.get("dropped", torch.zeros_like(self.data["truncated"]))
+        # Segments as vectors (S,) on the CPU; rows count from the oldest context row.
         start = self._history["episode_start"].cpu()
         total, num_envs = start.shape
         row = torch.arange(total)[:, None].expand(-1, num_envs)
-        begin = torch.where(start, row, -1).cummax(0).values
+        begun = torch.where(start, row, -1).cummax(0).values
         opens = start[num_context:].clone()
         opens[0] = True
-        self.world, first = opens.T.nonzero().unbind(1)  # by world, then by row
-        self.first = first + num_context  # first row with loss
-        self.begin = begin[self.first, self.world]  # first row of the episode
-        if (self.begin < 0).any():
+        world, first = opens.T.nonzero().unbind(1)  # by world, then by row
+        first = first + num_context
+        begin = begun[first, world]
+        if (begin < 0).any():
             raise RuntimeError("an episode began before the rollout's context: its episode_start was never given")
-        same_world = self.world[1:] == self.world[:-1]
-        rows_end = torch.full_like(self.first, total)
-        rows_end[:-1] = torch.where(same_world, self.first[1:], total)
-        self.end = rows_end  # one past the last row
-        last = (rows_end - 1 - num_context, self.world)
-        terminated, truncated = (self.data[name].cpu()[last] for name in ("terminated", "truncated"))
-        # Where an observation of the same episode follows: at the rollout's border, or (if stored) at a truncation.
-        self._cut = truncated & ~terminated & ("final_features" in self.data)
-        self._leads_on = ~terminated & ~truncated | self._cut
+        end = torch.full_like(first, total)
+        end[:-1] = torch.where(world[1:] == world[:-1], first[1:], total)
+        last = (end - 1 - num_context, world)
+        terminated, truncated, kept = (
+            x.cpu()[last] for x in (self.data["terminated"], self.data["truncated"], self.kept)
+        )
+        running = ~terminated & ~truncated & (end == total)
+        self.longest_running = int((end - begin)[running].max()) if running.any() else 0  # steps of an episode so far
+        end = end - (~kept).long()  # a lost step is no part of its segment
+        # Where an observation of the same episode follows: at the rollout's border, before a lost step, or (if stored)
+        # at a truncation.
+        cut = kept & truncated & ~terminated & ("final_features" in self.data)
+        leads_on = ~terminated & ~truncated | ~kept | cut
+        there = end > first  # not so where all that the rollout has of an episode is the step lost
+        self.world, self._cut, self._leads_on = world[there], cut[there], leads_on[there]
+        self.begin = begin[there]  # first row of the episode
+        self.first = first[there]  # first row with loss
+        self.end = end[there]  # one past the last row with loss
 
     @property
     def num_steps(self) -> int:
@@ -80,13 +94,14 @@ class Rollout:
 
     @property
     def num_transitions(self) -> int:
-        return self.data["reward"].numel()
+        """Steps of all worlds, without those lost."""
+        return int(self.kept.sum())
 
     def pieces(self, max_tokens: int, fill: float, index: Tensor | None = None, tails: bool = False) -> list[Piece]:
         """Every segment (or those of `index`) once, in pieces of at most `max_tokens` padded steps and similar lengths.
 
-        With `tails`, a segment whose last step leads on in the same episode (the rollout's border, or a truncation
-        whose final observation was stored) ends with that observation as one more step without loss.
+        With `tails`, a segment whose last step leads on in the same episode (the rollout's border, a lost step, or a
+        truncation whose final observation was stored) ends with that observation as one more step without loss.
         """
         index = torch.arange(len(self.world)) if index is None else index
         length = self.end - self.begin
@@ -160,18 +175,14 @@ class RolloutBuffer:
         """One step of all worlds: features (N, num_tokens, dim) and (N,) tensors by the names in `Rollout.data`.
 
         `final_features` (N, num_tokens, dim), where given at every step, are those of the observation before the reset
-        and let truncated episodes bootstrap.
+        and let truncated episodes bootstrap. `dropped` may be left out where no step is ever lost.
         """
         self._rows.append(step)
 
     def finish(self, border_features: Tensor) -> Rollout:
         """The steps since the last call, as a rollout. `border_features`: of the observation the last step returned."""
         rollout = Rollout(self._rows, self._num_context, border_features)
-        running = ~(self._rows[-1]["terminated"] | self._rows[-1]["truncated"]).cpu()
-        is_last = torch.ones_like(rollout.end, dtype=torch.bool)
-        is_last[:-1] = rollout.world[1:] != rollout.world[:-1]
-        age = (rollout.end - rollout.begin)[is_last]  # (N,) steps of each world's last episode
-        self._num_context = int(age[running].max()) if running.any() else 0
+        self._num_context = rollout.longest_running
         kept = self._rows[len(self._rows) - self._num_context :]
         self._rows = [{name: row[name] for name in CONTEXT_FIELDS} for row in kept]
         return rollout

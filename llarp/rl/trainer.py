@@ -67,11 +67,13 @@ class Trainer:
             self.window.add(rollout)
             if rollout.num_steps < self.ppo.num_steps:
                 break
+            if not rollout.kept.any():  # every step was lost: nothing to learn from
+                continue
             losses = ppo_update(self.policy, self.optimizer, rollout, self.ppo, self.generator)
             self.collector.refresh()
             self.updates += 1
             self.wall_s = time.monotonic() - started
-            invalid_rate = float(rollout.data["invalid_action"].float().mean())
+            invalid_rate = float(rollout.data["invalid_action"][rollout.kept].float().mean())
             self.log(self.summary() | {"invalid_rate": invalid_rate} | losses)
             if self.updates % self.train.checkpoint_interval == 0:
                 self.save()
@@ -79,7 +81,8 @@ class Trainer:
         self.save()
 
     def summary(self) -> Metrics:
-        """How far the run is: steps, updates, seconds, episodes, success rate and mean return of the last ones."""
+        """How far the run is: steps (without those the simulator lost), updates, seconds, episodes, success rate and
+        mean return of the last ones."""
         return {
             "env_steps": self.env_steps,
             "updates": self.updates,
@@ -126,34 +129,40 @@ class Trainer:
 
 
 class EpisodeWindow:
-    """Success rate and mean return over the episodes finished last."""
+    """Success rate and mean return over the episodes finished last; one that the simulator lost is none of them."""
 
     def __init__(self, num_envs: int, size: int) -> None:
         self._running = torch.zeros(num_envs)
         self._success: deque[float] = deque(maxlen=size)
         self._return: deque[float] = deque(maxlen=size)
         self.episodes = 0  # finished so far
+        self.dropped = 0  # lost so far
 
     def add(self, rollout: Rollout) -> None:
         """Counts the episodes that ended in a rollout; returns are not discounted."""
         data = rollout.data
-        done = (data["terminated"] | data["truncated"]).cpu()
+        over = (data["terminated"] | data["truncated"]).cpu()
+        lost = data["dropped"].cpu() if "dropped" in data else torch.zeros_like(over)
+        done = over & ~lost
         reward, success = data["reward"].cpu(), data["success"].cpu()
         for t in range(rollout.num_steps):
             self._running += reward[t]
             self._return.extend(self._running[done[t]].tolist())
             self._success.extend(success[t][done[t]].float().tolist())
-            self._running[done[t]] = 0
+            self._running[over[t]] = 0
         self.episodes += int(done.sum())
+        self.dropped += int(lost.sum())
 
     def metrics(self) -> Metrics:
-        """`success_rate` and `mean_return`; 0 while no episode has ended, which `episodes` tells."""
+        """`success_rate` and `mean_return`; 0 while no episode has ended, which `episodes` tells. `dropped`: how many
+        episodes were lost, if any."""
         count = max(len(self._success), 1)
-        return {
+        metrics = {
             "episodes": self.episodes,
             "success_rate": sum(self._success) / count,
             "mean_return": sum(self._return) / count,
         }
+        return metrics | {"dropped": self.dropped} if self.dropped else metrics
 
     def state_dict(self) -> dict[str, Any]:
         """Everything, for a checkpoint."""
@@ -162,6 +171,7 @@ class EpisodeWindow:
             "success": list(self._success),
             "return": list(self._return),
             "episodes": self.episodes,
+            "dropped": self.dropped,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -169,4 +179,4 @@ class EpisodeWindow:
         self._running = state["running"]
         self._success.extend(state["success"])
         self._return.extend(state["return"])
-        self.episodes = state["episodes"]
+        self.episodes, self.dropped = state["episodes"], state.get("dropped", 0)

@@ -36,11 +36,15 @@ def recompute(policy: Policy, rollout: Rollout, config: PPOConfig) -> tuple[Tens
 def returns_of(
     rollout: Rollout, value: Tensor, next_value: Tensor, config: PPOConfig, gae_lambda: float
 ) -> tuple[Tensor, Tensor]:
-    """Advantages and returns of a rollout, (T, N) each, with the ends of episodes as the config wants them."""
+    """Advantages and returns of a rollout, (T, N) each, with the ends of episodes as the config wants them.
+
+    They mean nothing where a step was lost; the step before it is worth its reward and the value of what it led to.
+    """
     terminated, truncated = rollout.data["terminated"], rollout.data["truncated"]
     final = terminated if config.bootstrap_time_limit else terminated | truncated
-    reward = rollout.data["reward"]
-    return gae(reward, value, next_value, final, terminated | truncated, config.gamma, gae_lambda)
+    boundary = terminated | truncated
+    boundary[:-1] |= ~rollout.kept[1:]
+    return gae(rollout.data["reward"], value, next_value, final, boundary, config.gamma, gae_lambda)
 
 
 def ppo_update(
@@ -50,13 +54,14 @@ def ppo_update(
     config: PPOConfig,
     generator: torch.Generator,
 ) -> dict[str, float]:
-    """Trains the policy on every transition of the rollout, once an epoch; returns means over transitions.
+    """Trains the policy on every transition of the rollout (not on lost ones), once an epoch; returns means over them.
 
     `generator` (CPU) shuffles. Raises RuntimeError when the rollout's log-probabilities are not the update's, or when
     a gradient is not finite.
     """
     old_log_prob, old_value, next_value = recompute(policy, rollout, config)
-    gap = (rollout.data["log_prob"] - old_log_prob).abs()
+    kept = rollout.kept
+    gap = (rollout.data["log_prob"] - old_log_prob).abs()[kept]
     mean_gap, max_gap = float(gap.mean()), float(gap.max())
     if not mean_gap <= config.max_log_prob_gap:
         raise RuntimeError(
@@ -65,7 +70,7 @@ def ppo_update(
         )
     advantage, return_ = returns_of(rollout, old_value, next_value, config, config.gae_lambda)
     if config.normalize_advantage:
-        advantage = normalize(advantage)
+        advantage[kept] = normalize(advantage[kept])
 
     parameters = trainable_parameters(policy)
     totals: dict[str, Tensor] = {}
@@ -103,7 +108,7 @@ def ppo_update(
         if config.target_kl > 0 and float(epoch_kl) / rollout.num_transitions > config.target_kl:
             break
     return {name: float(total) / transitions for name, total in totals.items()} | {
-        "explained_variance": explained_variance(old_value, return_),
+        "explained_variance": explained_variance(old_value[kept], return_[kept]),
         "rollout_log_prob_gap": mean_gap,
         "rollout_log_prob_gap_max": max_gap,
         "grad_norm": float(grad_norm) / steps,
