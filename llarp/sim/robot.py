@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from llarp.tasks.state import GRIPPER_IN_BASE
 
 from .assets import PALETTE_CELLS, Material, Mesh, palette_uv
+from .meshes import merge
 
 HEAD_CAMERA_POSITION = (0.25, 0.0, 1.2)
 """Head camera in the base frame, as in the benchmark (arXiv 2310.17722, app. B)."""
@@ -74,37 +75,49 @@ class _Builder:
         return Mesh(name, np.concatenate(self.vertices), np.concatenate(self.faces), np.concatenate(self.uv))
 
 
-def build_robot() -> tuple[list[Mesh], Material]:
-    """The robot's meshes, all in the base frame, and the palette they share."""
-    base = _Builder()
+SHOULDER, ELBOW, WRIST = (0.04, 0.0, 0.78), (0.2, -0.16, 0.66), (0.44, -0.02, 0.8)
+"""Joints of the arm as it is held, in the base frame."""
+PALM = (GRIPPER_IN_BASE[0] - 0.12, GRIPPER_IN_BASE[1], GRIPPER_IN_BASE[2] - 0.05)
+
+
+def robot_pieces() -> dict[str, Mesh]:
+    """The rigid pieces the robot consists of, by name, all in the base frame with the arm as it is held."""
+    made = {name: _Builder() for name in _PIECES}
+    base, torso, head = made["base"], made["torso"], made["head"]
     base.prism((0, 0, 0.06), (0, 0, 0.3), (0.27, 0.27), 20, _WHITE)
     base.prism((0, 0, 0.3), (0, 0, 0.36), (0.27, 0.2), 20, _DARK)
     base.prism((0, 0, 0.01), (0, 0, 0.06), (0.24, 0.24), 20, _DARK)
     base.box((0.26, 0, 0.2), (0.012, 0.1, 0.03), _BLUE)  # the laser scanner shows which way is forward
 
-    torso = _Builder()
     torso.box((-0.08, 0, 0.62), (0.1, 0.13, 0.3), _WHITE)
     torso.box((-0.08, 0, 0.96), (0.08, 0.1, 0.05), _DARK)
     torso.prism((-0.05, 0, 1.0), (-0.05, 0, 1.1), (0.05, 0.05), 10, _GREY)
-    torso.box((0.06, 0, 1.17), (0.12, 0.13, 0.07), _WHITE)
-    torso.box((0.182, 0, 1.17), (0.006, 0.1, 0.035), _DARK)
-    torso.prism((0.186, 0, 1.18), (0.2, 0, 1.18), (0.03, 0.024), 10, _BLUE)  # the camera's lens
     torso.box((-0.183, 0, 0.7), (0.006, 0.06, 0.12), _BLUE)
+    head.box((0.06, 0, 1.17), (0.12, 0.13, 0.07), _WHITE)
+    head.box((0.182, 0, 1.17), (0.006, 0.1, 0.035), _DARK)
+    head.prism((0.186, 0, 1.18), (0.2, 0, 1.18), (0.03, 0.024), 10, _BLUE)  # the camera's lens
 
     x, y, z = GRIPPER_IN_BASE
-    arm = _Builder()
-    shoulder, elbow, wrist, palm = (0.04, 0, 0.78), (0.2, -0.16, 0.66), (0.44, -0.02, 0.8), (x - 0.12, y, z - 0.05)
-    arm.prism((0.0, 0, 0.78), shoulder, (0.085, 0.085), 12, _GREY)
-    arm.prism(shoulder, elbow, (0.06, 0.055), 10, _WHITE)
-    arm.prism(elbow, wrist, (0.055, 0.045), 10, _GREY)
-    arm.prism(wrist, palm, (0.045, 0.035), 10, _BLUE)
-    arm.box((x - 0.1, y, z - 0.04), (0.02, 0.065, 0.02), _DARK)
-    for side in (-1, 1):
-        arm.box((x - 0.045, y + side * 0.065, z - 0.04), (0.045, 0.008, 0.014), _ORANGE)
+    made["shoulder"].prism((0.0, 0, 0.78), SHOULDER, (0.085, 0.085), 12, _GREY)
+    made["upper_arm"].prism(SHOULDER, ELBOW, (0.06, 0.055), 10, _WHITE)
+    made["forearm"].prism(ELBOW, WRIST, (0.055, 0.045), 10, _GREY)
+    made["wrist"].prism(WRIST, PALM, (0.045, 0.035), 10, _BLUE)
+    made["palm"].box((x - 0.1, y, z - 0.04), (0.02, 0.065, 0.02), _DARK)
+    for side, name in ((-1, "right_finger"), (1, "left_finger")):
+        made[name].box((x - 0.045, y + side * 0.065, z - 0.04), (0.045, 0.008, 0.014), _ORANGE)
+    return {name: builder.mesh(name) for name, builder in made.items()}
 
+
+_PIECES = ("base", "torso", "head", "shoulder", "upper_arm", "forearm", "wrist", "palm", "right_finger", "left_finger")
+
+
+def build_robot() -> tuple[list[Mesh], Material]:
+    """The robot's meshes, all in the base frame, and the palette they share."""
+    pieces = robot_pieces()
+    parts = {"robot_base": _PIECES[:1], "robot_torso": _PIECES[1:3], "robot_arm": _PIECES[3:]}
     texture = np.zeros((PALETTE_CELLS, PALETTE_CELLS, 3), np.uint8)
     for cell, colour in enumerate(_COLOURS):
         texture[divmod(cell, PALETTE_CELLS)] = colour
-    return [base.mesh("robot_base"), torso.mesh("robot_torso"), arm.mesh("robot_arm")], Material(
+    return [merge(name, [pieces[p] for p in names]) for name, names in parts.items()], Material(
         "robot", texture.repeat(4, 0).repeat(4, 1)
     )

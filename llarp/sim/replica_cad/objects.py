@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +23,13 @@ from llarp.tasks.state import ObjectCatalog
 
 from ..assets import Material, Mesh
 from ..meshes import box, centered, merge, transform
-from ..object_palette import cell
+from ..object_palette import cell, object_material
 from ..objects import build_objects
 from .files import Dataset, ObjectConfig, read_object_config
 from .folder import Folder
 from .glb import Model, read_glb
 from .looks import TO_OURS, asset_matrix, turned
-from .ycb import YCB, Standin
+from .ycb import YCB
 
 _TILE = 128  # pixels a side of a texture in the objects' common one
 MAX_FACES = 2_000
@@ -67,10 +68,9 @@ def load_objects(dataset: Dataset, names: Sequence[str], folder: Path | None) ->
         more = f" (and {len(unknown) - 1} more)" if unknown[1:] else ""
         where = "ReplicaCAD or YCB" + (f" or {folder}" if folder else "")
         raise UserError(f"no object model {unknown[0]!r}{more} in {where}: name a folder with it by objects=FOLDER")
-    ours, lent, palette = build_objects()
-    rows = {n: i for i, n in enumerate(ours.names)}
+    palette = object_material()
     parts: list[list[_Part]] = []
-    standins = unread = 0
+    count = unread = 0
     for name in names:
         config = own.config(name) if own and name in own.configs else None
         if config is None and name in dataset.objects:
@@ -80,15 +80,15 @@ def load_objects(dataset: Dataset, names: Sequence[str], folder: Path | None) ->
             unread += model.unread_textures
             parts.append(_parts(name, config, model))
         else:
-            standins += 1
-            parts.append([(_standin(name, YCB.get(name), lent, rows), palette.texture)])
+            count += 1
+            parts.append([(standin(name), palette.texture)])
     meshes, material = _packed(names, parts)
     for mesh, part in zip(meshes, parts, strict=True):
         mesh.level = part[0][0].level
     notes = []
-    if standins:
+    if count:
         why = f"not in {folder}" if folder else "objects=FOLDER can name a folder with the models"
-        notes.append(f"{standins} of {len(names)} object models are stand-in shapes of the right size ({why})")
+        notes.append(f"{count} of {len(names)} object models are stand-in shapes of the right size ({why})")
     if unread:
         notes.append(f"{unread} textures of objects are of a kind that is not read (Basis Universal): drawn in grey")
     return Objects(_catalog(names, meshes), meshes, material, tuple(notes))
@@ -157,16 +157,25 @@ def _means(values: NDArray[np.float32], group: NDArray[np.int64]) -> NDArray[np.
     return (sums / np.bincount(group)[:, None]).astype(np.float32)
 
 
-def _standin(name: str, standin: Standin | None, lent: Sequence[Mesh], rows: dict[str, int]) -> Mesh:
-    """A shape of our own, stretched to the object's size; its box's centre is the origin."""
-    if standin is None or standin.category not in CATEGORY_INDEX:
-        size = np.array((0.1, 0.1, 0.1) if standin is None else standin.size)
+def standin(name: str) -> Mesh:
+    """A shape of our own for an object model, as large as it; its box's centre is the origin, its colours are those
+    of `object_palette`."""
+    model = YCB.get(name)
+    if model is None or model.category not in CATEGORY_INDEX:
+        size = np.array((0.1, 0.1, 0.1) if model is None else model.size)
         return Mesh(name, *_arrays(box(size / 2, cell("tan"))), level=True)
-    mesh = centered(lent[rows[f"{standin.category.replace(' ', '_')}_{standin.variant}"]])
-    if standin.on_side:
+    mesh = centered(_lent()[f"{model.category.replace(' ', '_')}_{model.variant}"])
+    if model.on_side:
         mesh = transform(mesh, roll=np.pi / 2)
     extent = np.ptp(mesh.vertices, axis=0)
-    return Mesh(name, *_arrays(transform(mesh, scale=(np.array(standin.size) / extent).tolist())), level=True)
+    return Mesh(name, *_arrays(transform(mesh, scale=(np.array(model.size) / extent).tolist())), level=True)
+
+
+@cache
+def _lent() -> dict[str, Mesh]:
+    """Our own models by name, which lend stand-ins their shapes."""
+    catalog, meshes, _ = build_objects()
+    return dict(zip(catalog.names, meshes, strict=True))
 
 
 def _arrays(mesh: Mesh) -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.float32]]:
