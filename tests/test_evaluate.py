@@ -13,6 +13,8 @@ import torch
 
 from llarp.config import RunConfig, load
 from llarp.envs.episode_source import load_assets_for, load_episodes
+from llarp.envs.sampler import SceneSampler
+from llarp.envs.vector import LanguageRearrangementVectorEnv
 from llarp.errors import UserError
 from llarp.evaluation import evaluate as module
 from llarp.evaluation.agents import PlannerAgent, open_worlds
@@ -26,6 +28,7 @@ from llarp.tasks.actions import ACTION_INDEX, ACTIONS
 from llarp.tasks.entities import CATEGORY_INDEX, RECEPTACLE_INDEX
 from llarp.tasks.generator import SPLITS
 from llarp.tasks.goals import parse
+from llarp.tasks.task import StepResult
 
 CUP, BALL, PEAR = 0, 1, 2  # slots; a second cup lies in slot 3
 CATEGORY = [CATEGORY_INDEX[name] for name in ("cup", "ball", "pear", "cup")] + [-1]
@@ -51,9 +54,10 @@ AT_SOFA = {"expr_type": "AND", "sub_exprs": ["robot_at(sofa)"]}
 
 
 def trace(*names: str) -> Trace:
-    """What happened, from action names; "x" in front of one that was impossible. The hand holds what was picked."""
-    out, held = Trace(), -1
-    for name in names:
+    """What happened, from action names; "x" in front of one that was impossible, "lost" where the simulator failed.
+    The hand holds what was picked."""
+    out, held = Trace(lost=names[-1:] == ("lost",)), -1
+    for name in names[:-1] if out.lost else names:
         action = ACTIONS[ACTION_INDEX[name.removeprefix("x ")]]
         if not name.startswith("x "):
             held = SLOT[action.name[5:-1]] if action.kind == "pick" else -1 if action.kind == "place" else held
@@ -68,6 +72,7 @@ def why(goal: dict[str, Any], *names: str) -> str:
 TAKE, TO_TABLE, TO_SOFA = "pick(cup)", "place(black table)", "place(sofa)"
 
 CASES = {
+    "simulator_failed": (CUP_TO_TABLE, [TAKE, *["x place(sink)"] * STUCK, "lost"]),
     "stuck": (CUP_TO_TABLE, [TAKE, *["x place(sink)"] * STUCK]),
     "wrong_object": (CUP_TO_TABLE, ["x pick(cup)", "pick(pear)", "place(black table)"]),
     "not_tried": (CUP_TO_TABLE, ["nav(sink)", "x pick(pear)", "x place(black table)"]),
@@ -254,3 +259,63 @@ def test_an_evaluation_names_rules_and_who_acts(config: RunConfig) -> None:
     assert result["total"]["episodes"] == 3 and "report" not in result
     with pytest.raises(UserError, match="nowhere"):
         evaluate(config, checkpoint=None, policy="oracle", split="nowhere", episodes=3)
+
+
+class Losing(LanguageRearrangementVectorEnv):
+    """Loses the step `lose[i]` (counted from 0) of episode i, and never begins the episodes of `aside`."""
+
+    lose: dict[int, int]
+
+    def step(self, actions: Any) -> tuple[Any, ...]:
+        playing, steps = self.world.episode.tolist(), self.world.tracker.steps.tolist()
+        lost = torch.tensor([self.lose.get(e) == t for e, t in zip(playing, steps, strict=True)])
+        judge, before = self.world.judge, self.world.standing()
+
+        def fail(invalid: torch.Tensor) -> StepResult:
+            seen = judge(invalid & ~lost)
+            return replace(
+                seen, reward=torch.where(lost, 0.0, seen.reward), terminated=seen.terminated & ~lost,
+                truncated=seen.truncated | lost, success=seen.success & ~lost,
+                progress=torch.where(lost, before.progress, seen.progress),
+            )  # fmt: skip
+
+        self.world.judge = fail
+        out = super().step(actions)
+        self.world.judge = judge
+        out[-1]["dropped"] = lost
+        return out
+
+
+def test_a_lost_episode_has_failed_once_with_the_steps_it_had(config: RunConfig) -> None:
+    env_config, agent = replace(config.env, split="new_scenes", episodes=10), PlannerAgent("oracle")
+    episodes = load_episodes(env_config, 5)
+    settings = {"output": "torch", "autoreset_mode": "same_step", "quota": True, "episode_set": episodes}
+    whole = run_episodes(LanguageRearrangementVectorEnv(3, config=env_config, seed=5, **settings), agent)
+    assert whole.success.all() and "dropped" not in whole.full_summary()
+    env = Losing(3, config=env_config, seed=5, **settings)
+    env.lose = {0: 0, 4: int(whole.steps[4]) - 1, 7: 1, 9: 1}
+    results = run_episodes(env, agent)
+    lost = np.isin(np.arange(10), list(env.lose))
+    assert (results.success == ~lost).all() and [trace.lost for trace in results.traces] == lost.tolist()
+    assert results.steps[lost].tolist() == [0, whole.steps[4] - 1, 1, 1]  # the last would have been a success
+    assert (results.steps == whole.steps)[~lost].all() and (results.reward == whole.reward)[~lost].all()
+    assert all(len(trace.actions) == steps for trace, steps in zip(results.traces, results.steps, strict=True))
+    summary = results.full_summary()
+    assert summary["failures"] == {"simulator_failed": 4} and summary["dropped"] == 4
+    assert (summary["success_rate"], summary["episodes"]) == (pytest.approx(0.6), 10)
+    shown = [results.reason[i] for i in choose(results)]
+    assert shown == ["", "", "simulator_failed", "simulator_failed", "simulator_failed"]
+
+
+def test_an_episode_that_was_set_aside_has_failed(config: RunConfig) -> None:
+    env_config, agent = replace(config.env, split="new_scenes", episodes=9), PlannerAgent("oracle")
+    episodes = load_episodes(env_config, 5)
+    env = open_worlds(agent, episodes, 2, env_config, config.task, 5, "cpu")
+    env.sampler = SceneSampler(episodes.scene, 2, seed=5, quota=True)
+    first = int(env.sampler.upcoming(1))
+    env.sampler.set_aside(first)
+    env.sampler.set_aside((first + 5) % 9)
+    results = run_episodes(env, agent)
+    assert sorted(np.flatnonzero(~results.success)) == sorted([first, (first + 5) % 9])
+    assert (results.steps > 0).sum() == 7
+    assert results.full_summary()["failures"] == {"simulator_failed": 2}

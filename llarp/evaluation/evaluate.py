@@ -90,9 +90,12 @@ class EpisodeResults:
         return rates | {"failures": {why: count[why] for why in FAILURES if count[why]}}
 
     def full_summary(self) -> dict[str, Any]:
-        """Rates over all episodes, with the same by instruction type and by form of goal."""
+        """Rates over all episodes, with the same by instruction type and by form of goal. `dropped`: how many the
+        simulator failed in, if any."""
         types = self.instruction_type
         out = self.summary()
+        if dropped := sum(trace.lost for trace in self.traces):
+            out["dropped"] = dropped
         out["by_type"] = {str(t): self.summary(types == t) for t in sorted(set(types))}
         if self.form is not None:
             out["by_form"] = {form: self.summary(self.form == form) for form in sorted(set(self.form))}
@@ -104,7 +107,10 @@ class EpisodeResults:
 def run_episodes(
     env: LanguageRearrangementVectorEnv, agent: Agent, progress: Callable[[dict[str, Any]], None] | None = None
 ) -> EpisodeResults:
-    """Play every episode of a quota environment once (torch output, same-step autoreset)."""
+    """Play every episode of a quota environment once (torch output, same-step autoreset).
+
+    Where the simulator loses an episode, that one has failed, with the steps it had; so has one that it never began.
+    """
     total = len(env.episodes)
     results = EpisodeResults.empty(env.episodes)
     observation, _ = env.reset()
@@ -117,15 +123,21 @@ def run_episodes(
         action = agent.act(observation, start)
         observation, reward, terminated, truncated, info = env.step(action)
         start = terminated | truncated
-        playing = episode[active]
-        invalid, share = (info[name].cpu().numpy()[active] for name in ("invalid_action", "progress"))
+        happened = active
+        if "dropped" in info:
+            lost = info["dropped"].cpu().numpy() & active
+            happened = active & ~lost
+            for e in episode[lost].tolist():
+                results.traces[e].lost = True
+        playing = episode[happened]
+        invalid, share = (info[name].cpu().numpy()[happened] for name in ("invalid_action", "progress"))
         results.steps[playing] += 1
         results.invalid[playing] += invalid
-        results.reward[playing] += reward.cpu().numpy()[active]
+        results.reward[playing] += reward.cpu().numpy()[happened]
         results.progress[playing] = share
-        results.success[playing] = info["success"].cpu().numpy()[active]
-        held = env.final_state().held.cpu().numpy()[active]
-        columns = (action.cpu().numpy()[active].tolist(), invalid.tolist(), held.tolist(), share.tolist())
+        results.success[playing] = info["success"].cpu().numpy()[happened]
+        held = env.final_state().held.cpu().numpy()[happened]
+        columns = (action.cpu().numpy()[happened].tolist(), invalid.tolist(), held.tolist(), share.tolist())
         for e, *step in zip(playing.tolist(), *columns, strict=True):
             results.traces[e].add(*step)
         ended = start.cpu().numpy() & active
@@ -133,6 +145,8 @@ def run_episodes(
         if progress is not None and ended.any() and (finished == total or time.monotonic() - reported > 5):
             reported = time.monotonic()
             progress({"episodes": finished, "success_rate": float(results.success.sum()) / max(finished, 1)})
+    for e in getattr(env.sampler, "set_aside_episodes", ()):
+        results.traces[e].lost |= not results.steps[e]
     results.explain(env.episodes, env.world.catalog.category.cpu().numpy())
     return results
 

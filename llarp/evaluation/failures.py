@@ -20,6 +20,7 @@ STUCK = 10
 """So many impossible actions at the end of an episode count as being stuck."""
 
 FAILURES = {
+    "simulator_failed": "the simulator's process died or hung while the episode was played, or could not begin it",
     "stuck": f"the last {STUCK} actions were all impossible",
     "wrong_object": "picked up objects, none of a kind asked for",
     "not_tried": "picked up nothing and never tried to pick up an object of a kind asked for",
@@ -37,12 +38,13 @@ FAILURES = {
 
 @dataclass
 class Trace:
-    """What happened in one episode; lists have one entry a step."""
+    """What happened in one episode; lists have one entry a step. `lost`: the simulator failed before its end."""
 
     actions: list[int] = field(default_factory=list)
     invalid: list[bool] = field(default_factory=list)
     held: list[int] = field(default_factory=list)  # slot in the hand after the step, -1: none
     progress: list[float] = field(default_factory=list)  # share of subgoals ever reached
+    lost: bool = False
 
     def add(self, action: int, invalid: bool, held: int, progress: float) -> None:
         """One more step."""
@@ -56,6 +58,8 @@ def failure(trace: Trace, goal: Mapping[str, Any], category: Sequence[int], star
     """The reason, a key of FAILURES, why the episode with this trace did not succeed.
 
     `category` and `start` give the category and the first receptacle of each object slot, -1 where there is none."""
+    if trace.lost:
+        return "simulator_failed"
     if len(trace.invalid) >= STUCK and all(trace.invalid[-STUCK:]):
         return "stuck"
     try:
