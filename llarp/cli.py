@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__, options
-from .errors import UserError
+from .errors import PeersLost, UserError
 from .options import ALIASES
 from .summary import plain, summary_lines
 
@@ -52,14 +52,28 @@ class Request:
 # -- commands ---------------------------------------------------------------------------------------------------------
 
 
-def _train(request: Request) -> dict[str, Any]:
-    from .runfolder import find_run
+def _train(request: Request) -> dict[str, Any] | None:
+    from .rl import distributed
 
-    resume = find_run(request.options.resume) if request.options.resume else None
-    config = request.config(resume)
+    ranks = distributed.join()
+    resume, config = ranks.agree(lambda: _run_to_train(request))
     from .train import train
 
-    return train(config, resume=resume)
+    result = train(config, resume=resume, ranks=ranks)
+    ranks.leave()
+    return result if ranks.leads else None
+
+
+def _run_to_train(request: Request) -> tuple[Path | None, RunConfig]:
+    """The run folder to continue, if any, and the settings."""
+    from .runfolder import find_run, run_to_continue
+
+    if request.options.resume != "auto":
+        resume = find_run(request.options.resume) if request.options.resume else None
+        return resume, request.config(resume)
+    config = request.config()
+    resume = run_to_continue(config)
+    return resume, config if resume is None else dataclasses.replace(request, preset=None).config(resume)
 
 
 def _actor(request: Request) -> tuple[RunConfig, Path | None]:
@@ -229,6 +243,9 @@ def main(words: list[str]) -> int:
         return _main(words)
     except UserError as error:
         return _refuse(str(error))
+    except PeersLost as error:
+        print(f"llarp: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("llarp: interrupted", file=sys.stderr)
         return 130
@@ -271,6 +288,8 @@ def _main(words: list[str]) -> int:
     if out is not None:
         check_out(out)
     result = command.run(request)
+    if result is None:  # another process of this job reports
+        return 0
     if out is not None:
         _write_result(out, result)
     for line in summary_lines(result):

@@ -28,15 +28,36 @@ class Machine:
     gpu_memory_gib: float = 0.0
 
 
+@dataclass(frozen=True)
+class Launched:
+    """How this process was started: one of how many, and its number and how many they are on this machine."""
+
+    world_size: int = 1
+    local_rank: int = 0
+    local_world_size: int = 1
+
+
+def from_launcher() -> Launched:
+    """What torchrun says in the environment; one process alone without it."""
+    names = ("WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    values = {name: os.environ.get(name) or default for name, default in zip(names, "101", strict=True)}
+    for name, value in values.items():
+        if not value.isdigit():
+            raise UserError(f"{name}={value} in the environment is no number: torchrun sets it, else unset it")
+    found = Launched(*map(int, values.values()))
+    return found if found.world_size > 1 else Launched()
+
+
 def inspect(folder: Path | str = ".") -> Machine:
-    """This machine, and the disk that holds `folder`."""
+    """This machine, shared among the processes that torchrun started on it, and the disk that holds `folder`."""
     import torch
 
     gpu, gpu_memory = None, 0.0
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
         gpu, gpu_memory = properties.name, properties.total_memory / GIB
-    return Machine(cores(), free_memory_gib(), free_disk_gib(folder), gpu, gpu_memory)
+    here = from_launcher().local_world_size
+    return Machine(max(1, cores() // here), free_memory_gib() / here, free_disk_gib(folder), gpu, gpu_memory)
 
 
 def cores() -> int:
@@ -123,13 +144,14 @@ def fill_in_auto(tree: dict[str, Any]) -> dict[str, Any]:
         if isinstance(settings, dict) and settings.get(name) == "auto":
             if sizes is None:
                 sizes = size_run(inspect(str(tree.get("output_dir", "runs"))), device)
+                sizes["train.total_steps"] *= from_launcher().world_size
             filled[group] = settings | {name: sizes[key]}
     return filled
 
 
 def check_room(num_envs: int, image_size: int, folder: Path | str) -> None:
     """UserError where memory or disk clearly cannot hold a run of `num_envs` worlds in main memory (0 on a GPU)."""
-    needed = BASE_MEMORY_GIB + num_envs * (0.02 + 12 * image_size**2 / GIB)
+    needed = (BASE_MEMORY_GIB + num_envs * (0.02 + 12 * image_size**2 / GIB)) * from_launcher().local_world_size
     free = free_memory_gib()
     if free < needed:
         raise UserError(

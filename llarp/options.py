@@ -20,7 +20,8 @@ def option(default: Any, help: str) -> Any:
 
 @dataclass(frozen=True)
 class TrainOptions:
-    resume: str | None = option(None, "run folder to continue")
+    resume: str | None = option(None, "run folder to continue; auto: the run called run_name= where it has a "
+                                      "checkpoint, else begin it (for jobs that are started again)")  # fmt: skip
     out: str | None = option(None, "file for the JSON result")
 
 

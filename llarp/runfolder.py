@@ -53,6 +53,25 @@ def find_run(path: Path | str) -> Path:
     raise UserError(f"{path}: not part of a run folder (no config.yaml beside it)")
 
 
+def run_to_continue(config: RunConfig) -> Path | None:
+    """For `resume=auto`: the run of that name if it has a checkpoint; None where it is to begin.
+
+    What was stopped before its first checkpoint is moved aside and begins anew.
+    """
+    if not config.run_name:
+        raise UserError("resume=auto needs run_name=NAME: the run to continue, or to begin where there is none")
+    path = Path(config.output_dir) / config.run_name
+    if not (path / "config.yaml").is_file():
+        return None
+    if any((path / "checkpoints").glob("step_*.pt")):
+        return path
+    count = 1
+    while (aside := path.with_name(f"{path.name}.unfinished{count}")).exists():
+        count += 1
+    path.rename(aside)
+    return None
+
+
 class RunFolder:
     """`runs/NAME/`: config.yaml, manifest.json (what training was shown), metrics.jsonl, tb/, checkpoints/, videos/,
     report.json, report.html."""

@@ -25,6 +25,7 @@ from .progress import Progress
 from .rl import checkpoint
 from .rl.bc import clone, collect_demonstrations
 from .rl.critic import fit_critic
+from .rl.distributed import ALONE, Ranks
 from .rl.trainer import Trainer
 from .runfolder import RunFolder
 from .tasks.planners import make_planner
@@ -63,56 +64,72 @@ def build_env(config: RunConfig, **settings: Any) -> LanguageRearrangementVector
     )
 
 
-def train(config: RunConfig, resume: Path | None = None) -> dict[str, Any]:
+def train(config: RunConfig, resume: Path | None = None, ranks: Ranks = ALONE) -> dict[str, Any]:
     """Train as `config` says, or continue the run in folder `resume`; what `llarp train` does and reports.
 
-    A run stopped in its warm start begins that again when resumed, from the weights it had.
+    A run stopped in its warm start begins that again when resumed, from the weights it had. Of several ranks all
+    make this call with the same arguments; rank 0 alone clones, evaluates, films, writes and speaks.
     """
     started = time.monotonic()
-    folder = RunFolder.existing(resume) if resume else RunFolder.planned(config)
-    earlier = folder.report() if resume else {}
-    say = _Narrator(started)
-    policy = build_policy(config)
-    say(policy.describe())
-    env = build_env(config)
-    say(f"{len(env.episodes):,} training episodes in {config.env.num_envs} worlds, {torch.get_num_threads()} threads")
-    held_out = _HeldOut(config, say) if config.train.eval_episodes else None
-    with Progress(config.train.total_steps, "PPO") as shown, stop_on_interrupt() as stop:
-        say.show = shown.message
+    config = replace(config, device=ranks.take_device(config.device))
+    folder, earlier = ranks.agree(lambda: _folder(config, resume))
+    say = _Narrator(started, silent=not ranks.leads)
+    with ranks.in_turn():
+        policy = build_policy(config)
+        say(policy.describe())
+        threads = config.env.render_threads or ranks.threads()
+        env = build_env(config, rank=ranks.rank, world_size=ranks.world_size, render_threads=threads)
+    each = "" if ranks.alone else f" of each of {ranks.world_size} ranks"
+    say(f"{len(env.episodes):,} training episodes in {config.env.num_envs} worlds{each}, "
+        f"{torch.get_num_threads()} threads")  # fmt: skip
+    held_out = _HeldOut(config, say) if config.train.eval_episodes and ranks.leads else None
+    live = None if ranks.leads else False
+    with (
+        Progress(config.train.total_steps, "PPO", live=live) as shown,
+        stop_on_interrupt(insist=ranks.alone) as stop,
+    ):
+        if ranks.leads:
+            say.show = shown.message
 
         def log(metrics: dict[str, float]) -> None:
             folder.log(metrics)
             shown.update(metrics)
 
         trainer = Trainer(
-            env, policy, config.ppo, config.train, seed=config.seed, log=log, checkpoint_dir=folder.checkpoints
-        )
+            env, policy, config.ppo, config.train, seed=config.seed, log=log, checkpoint_dir=folder.checkpoints,
+            ranks=ranks,
+        )  # fmt: skip
         results: dict[str, Any] = {"stage": "warm start"} | {k: earlier[k] for k in KEPT if k in earlier}
         evaluations: dict[str, Any] = results.setdefault("evaluations", {})
+        torch.manual_seed(ranks.seed(config.seed))
         if resume:
-            trainer.load(checkpoint.latest(folder.path))
-            folder.truncate_metrics(trainer.env_steps)
+            same_worlds = trainer.load(checkpoint.latest(folder.path))
             say(f"continuing {folder.path} at {trainer.env_steps:,} environment steps")
-        else:
+            if not same_worlds:
+                say(f"{ranks.world_size} ranks did not leave it: weights and optimiser go on, the worlds begin anew")
+            if ranks.leads:
+                folder.truncate_metrics(trainer.env_steps)
+        elif ranks.leads:
             folder.create(config)
             say(f"writing to {folder.path}")
-            torch.manual_seed(config.seed)
         if results["stage"] == "warm start":
-            if config.train.warm_start == "bc":
+            if config.train.warm_start == "bc" and ranks.leads:
                 record(folder.path, "bc", env.episodes, config.env, resumed=resume is not None)
                 results["warm_start"] = warm_start(config, env, policy, say, stop)
-            trainer.collector.start()
+            trainer.start()
             trainer.save()
-            if not stop():
+            if not ranks.any(stop()):
                 results["stage"] = "PPO"
-                write_report(folder, results)
+                if ranks.leads:
+                    write_report(folder, results)
                 if held_out:
                     evaluations["before PPO"] = held_out.measure(policy, "before PPO")
         policy.bind_instructions(env.instruction_text)
-        record(folder.path, "ppo", env.episodes, config.env, resumed=resume is not None)
+        if ranks.leads:
+            record(folder.path, "ppo", env.episodes, config.env, resumed=resume is not None)
         trainer.run(stop)
-        interrupted = stop()
-        if not interrupted:
+        interrupted = ranks.any(stop())
+        if not interrupted and ranks.leads:
             if held_out:
                 evaluations["after PPO"] = held_out.measure(policy, "after PPO")
             results["videos"] = _film(config, policy, folder, say)
@@ -129,10 +146,19 @@ def train(config: RunConfig, resume: Path | None = None) -> dict[str, Any]:
         "total_s": time.monotonic() - started,
         **results,
     }
-    write_report(folder, result)
+    if ranks.leads:
+        write_report(folder, result)
     if interrupted:
         say(f"stopped; continue with: llarp train resume={folder.path}")
     return result
+
+
+def _folder(config: RunConfig, resume: Path | None) -> tuple[RunFolder, dict[str, Any]]:
+    """Where the run is or will be, and the report of its earlier part."""
+    if resume is None:
+        return RunFolder.planned(config), {}
+    folder = RunFolder.existing(resume)
+    return folder, folder.report()
 
 
 def warm_start(
@@ -210,8 +236,9 @@ def _film(
 class _Narrator:
     """Says what is going on, each line with the time since the start."""
 
-    def __init__(self, started: float):
-        self.started, self.show = started, lambda text: print(text, flush=True)
+    def __init__(self, started: float, silent: bool = False):
+        self.started = started
+        self.show: Callable[[str], None] = (lambda text: None) if silent else (lambda text: print(text, flush=True))
 
     def __call__(self, text: str) -> None:
         seconds = time.monotonic() - self.started
@@ -219,12 +246,15 @@ class _Narrator:
 
 
 @contextmanager
-def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
-    """A flag that Ctrl-C (or a job scheduler's SIGTERM) raises; a second one interrupts at once."""
+def stop_on_interrupt(insist: bool = True) -> Iterator[Callable[[], bool]]:
+    """A flag that Ctrl-C (or a job scheduler's SIGTERM) raises; a second one interrupts at once, if they may `insist`.
+
+    Under a launcher they may not: it hands on what a scheduler or a terminal has sent to all processes already.
+    """
     asked: list[bool] = []
 
     def ask(number: int, frame: Any) -> None:
-        if asked:
+        if asked and insist:
             raise KeyboardInterrupt
         asked.append(True)
 

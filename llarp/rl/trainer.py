@@ -15,6 +15,7 @@ from llarp.policy.base import Policy
 from . import checkpoint
 from .collect import Collector
 from .config import PPOConfig, TrainConfig
+from .distributed import ALONE, Ranks, pack, unpack
 from .rollout import Rollout
 from .update import ppo_update, trainable_parameters
 
@@ -26,6 +27,9 @@ class Trainer:
 
     `log` gets one dict of numbers an update. Checkpoints go to `checkpoint_dir`, if given. `seed` orders the
     mini-batches; actions are drawn from torch's global generator, which the caller seeds.
+
+    Of several `ranks` each has its own worlds and makes the same calls (`start`, `run`, `save`, `load`, `state_dict`);
+    metrics are over all ranks and the same at each, rank 0 alone logs and writes.
     """
 
     def __init__(
@@ -38,43 +42,51 @@ class Trainer:
         seed: int,
         log: Callable[[Metrics], None],
         checkpoint_dir: Path | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.policy, self.ppo, self.train = policy, ppo, train
-        self.log, self.checkpoint_dir = log, checkpoint_dir
+        self.log, self.checkpoint_dir, self.ranks = log, checkpoint_dir, ranks
         self.collector = Collector(env, policy, ppo.bootstrap_time_limit)
         self.optimizer = torch.optim.Adam(trainable_parameters(policy), lr=ppo.lr, eps=ppo.adam_eps)
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = torch.Generator().manual_seed(ranks.seed(seed))
         self.window = EpisodeWindow(env.num_envs, train.success_window)
         self.env_steps = self.updates = 0
         self.wall_s = 0.0  # spent in the training loop, earlier sessions included
 
+    def start(self) -> None:
+        """Resets all worlds; all ranks take over rank 0's weights."""
+        self.collector.start()
+        self.ranks.share_weights(self.policy)
+
     def run(self, stop: Callable[[], bool] = lambda: False) -> None:
-        """Trains until the steps or the time are used up or `stop()` is true, then writes a checkpoint.
+        """Trains until the steps or the time are used up or `stop()` is true at any rank, then writes a checkpoint.
 
         `stop` is asked after every step. An unfinished rollout is then not trained on, but its episodes go on when the
         run is resumed.
         """
         started = time.monotonic() - self.wall_s
         if self.collector.state is None:
-            self.collector.start()
-        while not stop() and not self._used_up():
+            self.start()
+        while not self.ranks.any(stop() or self._used_up()):
             for _ in range(self.ppo.num_steps):
                 self.collector.step()
                 if stop():
                     break
             rollout = self.collector.finish()
-            self.env_steps += rollout.num_transitions
-            self.window.add(rollout)
-            if rollout.num_steps < self.ppo.num_steps:
+            invalid = float(rollout.data["invalid_action"][rollout.kept].sum())
+            counts = self.ranks.total({"steps": rollout.num_transitions, "invalid": invalid})
+            self.env_steps += int(counts["steps"])
+            self.window.add(rollout, self.ranks)
+            if self.ranks.any(rollout.num_steps < self.ppo.num_steps):
                 break
-            if not rollout.kept.any():  # every step was lost: nothing to learn from
+            if not counts["steps"]:  # every step was lost: nothing to learn from
                 continue
-            losses = ppo_update(self.policy, self.optimizer, rollout, self.ppo, self.generator)
+            losses = ppo_update(self.policy, self.optimizer, rollout, self.ppo, self.generator, self.ranks)
             self.collector.refresh()
             self.updates += 1
             self.wall_s = time.monotonic() - started
-            invalid_rate = float(rollout.data["invalid_action"][rollout.kept].float().mean())
-            self.log(self.summary() | {"invalid_rate": invalid_rate} | losses)
+            if self.ranks.leads:
+                self.log(self.summary() | {"invalid_rate": counts["invalid"] / counts["steps"]} | losses)
             if self.updates % self.train.checkpoint_interval == 0:
                 self.save()
         self.wall_s = time.monotonic() - started
@@ -99,32 +111,50 @@ class Trainer:
         """Writes a checkpoint (between rollouts only) and forgets the oldest; returns its path."""
         if self.checkpoint_dir is None:
             return None
+        self.ranks.check_weights(self.policy)
+        state = self.state_dict()
+        if not self.ranks.leads:
+            return None
         path = self.checkpoint_dir / checkpoint.file_name(self.env_steps)
-        checkpoint.save(path, self.policy, self.state_dict())
+        checkpoint.save(path, self.policy, state)
         checkpoint.prune(self.checkpoint_dir, self.train.keep_checkpoints)
         return path
 
-    def load(self, path: Path) -> None:
-        """Continues from a checkpoint: weights, optimiser, worlds, running episodes, random states."""
+    def load(self, path: Path) -> bool:
+        """Continues from a checkpoint: weights, optimiser, worlds, running episodes, random states.
+
+        False where it was left by another number of ranks: then the worlds begin anew.
+        """
         saved = checkpoint.load(path, self.policy)
         self.optimizer.load_state_dict(saved["optimizer"])
-        self.collector.load_state_dict(saved["collector"])
-        self.window.load_state_dict(saved["window"])
         self.env_steps, self.updates, self.wall_s = saved["env_steps"], saved["updates"], saved["wall_s"]
-        self.generator.set_state(saved["generator"])
-        checkpoint.set_random_state(saved["random"])
+        by_rank = [saved, *saved.get("others", [])]
+        if len(by_rank) != self.ranks.world_size:
+            self.window.load_state_dict(saved["window"] | {"running": torch.zeros(self.collector.env.num_envs)})
+            return False
+        own = by_rank[self.ranks.rank]
+        self.collector.load_state_dict(own["collector"])
+        self.window.load_state_dict(own["window"])
+        self.generator.set_state(own["generator"])
+        checkpoint.set_random_state(own["random"])
+        return True
 
     def state_dict(self) -> dict[str, Any]:
-        """All that `load` needs but the policy's weights."""
-        return {
-            "optimizer": self.optimizer.state_dict(),
+        """All that `load` needs but the policy's weights: at rank 0 of all ranks, elsewhere this rank's only."""
+        own = {
             "collector": self.collector.state_dict(),
             "window": self.window.state_dict(),
+            "generator": self.generator.get_state(),
+            "random": checkpoint.random_state(),
+        }
+        others = [] if self.ranks.alone else [unpack(state) for state in self.ranks.collect(pack(own))[1:]]
+        return {
+            "optimizer": self.optimizer.state_dict(),
             "env_steps": self.env_steps,
             "updates": self.updates,
             "wall_s": self.wall_s,
-            "generator": self.generator.get_state(),
-            "random": checkpoint.random_state(),
+            **own,
+            **({"others": others} if others else {}),
         }
 
 
@@ -138,20 +168,25 @@ class EpisodeWindow:
         self.episodes = 0  # finished so far
         self.dropped = 0  # lost so far
 
-    def add(self, rollout: Rollout) -> None:
-        """Counts the episodes that ended in a rollout; returns are not discounted."""
+    def add(self, rollout: Rollout, ranks: Ranks = ALONE) -> None:
+        """Counts the episodes that ended in a rollout, or in those of all ranks; returns are not discounted."""
         data = rollout.data
         over = (data["terminated"] | data["truncated"]).cpu()
         lost = data["dropped"].cpu() if "dropped" in data else torch.zeros_like(over)
         done = over & ~lost
         reward, success = data["reward"].cpu(), data["success"].cpu()
+        returns: list[float] = []
+        successes: list[float] = []
         for t in range(rollout.num_steps):
             self._running += reward[t]
-            self._return.extend(self._running[done[t]].tolist())
-            self._success.extend(success[t][done[t]].float().tolist())
+            returns += self._running[done[t]].tolist()
+            successes += success[t][done[t]].float().tolist()
             self._running[over[t]] = 0
-        self.episodes += int(done.sum())
-        self.dropped += int(lost.sum())
+        for their_returns, their_successes, their_lost in ranks.gather((returns, successes, int(lost.sum()))):
+            self._return.extend(their_returns)
+            self._success.extend(their_successes)
+            self.episodes += len(their_returns)
+            self.dropped += their_lost
 
     def metrics(self) -> Metrics:
         """`success_rate` and `mean_return`; 0 while no episode has ended, which `episodes` tells. `dropped`: how many

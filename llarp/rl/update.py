@@ -8,7 +8,8 @@ from torch import Tensor
 from llarp.policy.base import Policy
 
 from .config import PPOConfig
-from .ppo import explained_variance, gae, normalize, ppo_loss
+from .distributed import ALONE, Ranks, explained_over, mean_over, normalize_over
+from .ppo import gae, ppo_loss
 from .rollout import Rollout
 
 
@@ -53,16 +54,19 @@ def ppo_update(
     rollout: Rollout,
     config: PPOConfig,
     generator: torch.Generator,
+    ranks: Ranks = ALONE,
 ) -> dict[str, float]:
     """Trains the policy on every transition of the rollout (not on lost ones), once an epoch; returns means over them.
 
-    `generator` (CPU) shuffles. Raises RuntimeError when the rollout's log-probabilities are not the update's, or when
-    a gradient is not finite.
+    `generator` (CPU) shuffles. Of several ranks each brings its own rollout, at least one of them with transitions: the
+    k-th mini-batches of all are one (a rank that has fewer brings nothing to the last), means are over all ranks'
+    transitions, and all return the same. Raises RuntimeError when the rollout's log-probabilities are not the
+    update's, or when a gradient is not finite.
     """
     old_log_prob, old_value, next_value = recompute(policy, rollout, config)
     kept = rollout.kept
     gap = (rollout.data["log_prob"] - old_log_prob).abs()[kept]
-    mean_gap, max_gap = float(gap.mean()), float(gap.max())
+    mean_gap, max_gap = mean_over(gap, ranks), max(ranks.gather(float(gap.max()) if len(gap) else 0.0))
     if not mean_gap <= config.max_log_prob_gap:
         raise RuntimeError(
             f"the rollout's log-probabilities are {mean_gap:.3g} off the update's on average "
@@ -70,7 +74,7 @@ def ppo_update(
         )
     advantage, return_ = returns_of(rollout, old_value, next_value, config, config.gae_lambda)
     if config.normalize_advantage:
-        advantage[kept] = normalize(advantage[kept])
+        advantage[kept] = normalize_over(advantage[kept], ranks)
 
     parameters = trainable_parameters(policy)
     totals: dict[str, Tensor] = {}
@@ -78,9 +82,11 @@ def ppo_update(
     grad_norm = torch.zeros(())
     for _ in range(config.num_epochs):
         epoch_kl = 0.0
-        for minibatch in rollout.minibatches(
+        minibatches = rollout.minibatches(
             config.num_minibatches, generator, config.micro_batch_tokens, config.micro_batch_fill
-        ):
+        )
+        most = max(ranks.gather(len(minibatches)))
+        for minibatch in minibatches + [[]] * (most - len(minibatches)):
             size = sum(piece.size for piece in minibatch)
             optimizer.zero_grad(set_to_none=True)
             for piece in minibatch:
@@ -99,16 +105,19 @@ def ppo_update(
                 for name, part in stats.items():
                     totals[name] = totals.get(name, torch.zeros_like(part)) + part * piece.size
                 epoch_kl = epoch_kl + stats["approx_kl"] * piece.size
+            transitions += ranks.average_gradients(parameters, size)
             norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm, error_if_nonfinite=True)
             optimizer.step()
             grad_norm = grad_norm + norm
-            transitions += size
             steps += 1
         epochs += 1
-        if config.target_kl > 0 and float(epoch_kl) / rollout.num_transitions > config.target_kl:
-            break
-    return {name: float(total) / transitions for name, total in totals.items()} | {
-        "explained_variance": explained_variance(old_value[kept], return_[kept]),
+        if config.target_kl > 0:
+            moved = ranks.total({"kl": float(epoch_kl), "transitions": rollout.num_transitions})
+            if moved["kl"] / moved["transitions"] > config.target_kl:
+                break
+    sums = ranks.total({name: float(total) for name, total in totals.items()})
+    return {name: total / transitions for name, total in sums.items()} | {
+        "explained_variance": explained_over(old_value[kept], return_[kept], ranks),
         "rollout_log_prob_gap": mean_gap,
         "rollout_log_prob_gap_max": max_gap,
         "grad_norm": float(grad_norm) / steps,
