@@ -1,6 +1,9 @@
 """Writes coloured meshes of ours as binary glTF files (.glb) that Habitat loads.
 
-Our frame has z up, glTF's and Habitat's y up: a point (x, y, z) of ours is written as (x, z, -y).
+Our frame has z up, glTF's and Habitat's y up: a point (x, y, z) of ours is written as (x, z, -y). The light of the
+embedded simulator is in the colours of the vertices, and the files are to be drawn with the "flat" shader (`FLAT`):
+Habitat-Sim's Phong shader gives the models of glTF files no light from everywhere, and its other one needs an
+environment map that takes seconds to prepare.
 """
 
 from __future__ import annotations
@@ -17,9 +20,12 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from llarp.sim.assets import Mesh
+from llarp.sim.model import AMBIENT, HEADLIGHT, LIGHTS
 
+FLAT = {"shader_type": "flat", "requires_lighting": False}
+"""For the configs of models that this module writes."""
 _MAGIC, _JSON, _BIN = 0x46546C67, 0x4E4F534A, 0x004E4942
-_FLOAT, _SHORT, _INT = 5126, 5123, 5125
+_FLOAT, _BYTE, _SHORT, _INT = 5126, 5121, 5123, 5125
 _VERTICES, _INDICES = 34962, 34963  # what a buffer view is for
 _CREASE_COSINE = 0.5  # faces that meet at a sharper angle than 60 degrees are shaded with an edge between
 
@@ -66,10 +72,13 @@ class _File:
     def add(self, mesh: Mesh, texture: NDArray[np.uint8]) -> None:
         vertices, normals, uv, faces = shaded(mesh)
         points = to_habitat(vertices).astype("<f4")
+        color = np.full((len(points), 4), 255, np.uint8)
+        color[:, :3] = (brightness(normals) * 255).round()[:, None]
         attributes = {
             "POSITION": self._accessor(points, "VEC3", _FLOAT, min=points.min(0).tolist(), max=points.max(0).tolist()),
             "NORMAL": self._accessor(to_habitat(normals).astype("<f4"), "VEC3", _FLOAT),
             "TEXCOORD_0": self._accessor(uv.astype("<f4"), "VEC2", _FLOAT),
+            "COLOR_0": self._accessor(color, "VEC4", _BYTE, normalized=True),
         }
         kind, dtype = (_SHORT, "<u2") if len(points) < 1 << 16 else (_INT, "<u4")
         index = self._accessor(faces.ravel().astype(dtype), "SCALAR", kind, _INDICES)
@@ -108,6 +117,17 @@ class _File:
         return len(self._gltf["bufferViews"]) - 1
 
 
+def brightness(normals: NDArray[np.float32]) -> NDArray[np.float64]:
+    """How bright faces with normals (V, 3) of our frame are in the light of the embedded simulator, (V,) in 0..1.
+
+    Of the light that shines where the camera looks, half is taken: what falls on a face seen at 60 degrees.
+    """
+    found = np.full(len(normals), AMBIENT + HEADLIGHT / 2)
+    for direction, bright in LIGHTS:
+        found += bright * np.maximum(-normals @ np.array(direction), 0)
+    return found.clip(0, 1)
+
+
 def shaded(mesh: Mesh) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]:
     """Vertices (V, 3), unit normals (V, 3), uv (V, 2) and faces (F, 3) of a mesh without its degenerate faces.
 
@@ -135,3 +155,9 @@ def shaded(mesh: Mesh) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArra
         mesh.uv[chosen].astype(np.float32),
         index.reshape(-1, 3).astype(np.int32),
     )
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write one of Habitat's configs."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1) + "\n")

@@ -24,8 +24,10 @@ from .robot import build_robot
 BACKGROUND_RGBA = (0.80, 0.86, 0.92, 1.0)
 """What rays see that hit nothing (above the walls): a light grey-blue."""
 VIEW_DISTANCE_M = 60.0
-_LIGHTS = (((0.35, 0.25, -0.9), 0.42), ((-0.6, -0.7, -0.4), 0.2))  # direction, brightness
-_AMBIENT, _HEADLIGHT = 0.42, 0.22
+LIGHTS = (((0.35, 0.25, -0.9), 0.42), ((-0.6, -0.7, -0.4), 0.2))
+"""Directions into which the lights shine, and their brightness."""
+AMBIENT, HEADLIGHT = 0.42, 0.22
+"""Brightness of the light from everywhere, and of the one that shines where the camera looks."""
 
 
 @dataclass
@@ -62,12 +64,12 @@ def build_model(layouts: LayoutTables, object_meshes: Sequence[Mesh], object_mat
 
     spec = mujoco.MjSpec()
     spec.visual.headlight.active = 1
-    spec.visual.headlight.ambient[:] = _AMBIENT
-    spec.visual.headlight.diffuse[:] = _HEADLIGHT
+    spec.visual.headlight.ambient[:] = AMBIENT
+    spec.visual.headlight.diffuse[:] = HEADLIGHT
     spec.visual.headlight.specular[:] = 0
     spec.stat.extent = 1.0
     spec.visual.map.zfar = VIEW_DISTANCE_M
-    for direction, brightness in _LIGHTS:
+    for direction, brightness in LIGHTS:
         light = spec.worldbody.add_light(type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL, dir=direction, castshadow=False)
         light.diffuse[:], light.ambient[:], light.specular[:] = brightness, 0, 0
     for camera, field_of_view in CAMERAS.items():
