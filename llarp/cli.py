@@ -35,7 +35,7 @@ class Request:
     preset: str | None
     overrides: tuple[str, ...]
 
-    def config(self, run: Path | None = None) -> RunConfig:
+    def config(self, run: Path | None = None, *more: str) -> RunConfig:
         """The settings: of an earlier run where one is given, else of the preset, with the overrides.
 
         A run's device is not taken over: it belonged to the machine of then.
@@ -46,7 +46,7 @@ class Request:
             return config.load(self.preset, self.overrides)
         if self.preset is not None:
             raise UserError(f"config={self.preset}: settings come from {run} here; give single ones as key=value")
-        return config.load(str(run / "config.yaml"), ("device=auto", *self.overrides))
+        return config.load(str(run / "config.yaml"), ("device=auto", *more, *self.overrides))
 
 
 # -- commands ---------------------------------------------------------------------------------------------------------
@@ -87,7 +87,7 @@ def _actor(request: Request) -> tuple[RunConfig, Path | None]:
         raise UserError("calibrated=true goes with policy=zero_shot")
     if chosen.checkpoint is None:
         return request.config(), None
-    return request.config(find_run(chosen.checkpoint)), Path(chosen.checkpoint)
+    return request.config(find_run(chosen.checkpoint), "env.num_envs=auto"), Path(chosen.checkpoint)
 
 
 def _eval(request: Request) -> dict[str, Any]:

@@ -35,7 +35,6 @@ T = TypeVar("T")
 class RunConfig:
     """Everything that decides a run."""
 
-    backend: Literal["mujoco", "habitat"] = "mujoco"  # the simulator
     seed: int = 1
     device: str = "auto"  # auto, cpu, cuda or cuda:N
     run_name: str = ""  # folder under output_dir; empty: made from the time
@@ -50,8 +49,6 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise UserError(f"seed={self.seed}: must not be negative")
-        if self.backend != "mujoco":
-            raise UserError(f"backend={self.backend} is not part of this version: use backend=mujoco")
 
 
 # -- loading ----------------------------------------------------------------------------------------------------------
@@ -67,6 +64,7 @@ def load(preset: str | None = None, overrides: Iterable[str] = ()) -> RunConfig:
     known = leaves(RunConfig)
     for override in overrides:
         key, value = split_override(override)
+        key = "env.backend" if key == "backend" else key
         if key not in known:
             raise unknown_key(key, known)
         OmegaConf.update(merged, key, parse_value(key, value, known[key]))
@@ -76,7 +74,15 @@ def load(preset: str | None = None, overrides: Iterable[str] = ()) -> RunConfig:
         raise UserError(f"{path.name}: {_first_line(error)}") from None
     from .machine import fill_in_auto
 
-    return build(RunConfig, follow(fill_in_auto(_nested(tree, path.name))))
+    return build(RunConfig, follow(fill_in_auto(_with_backend(_nested(tree, path.name)))))
+
+
+def _with_backend(tree: dict[str, Any]) -> dict[str, Any]:
+    """`backend: NAME` may stand at the top of a file, as on the command line; it belongs to `env`."""
+    if "backend" not in tree:
+        return tree
+    env = _nested(tree.get("env", {}), "env")
+    return {k: v for k, v in tree.items() if k != "backend"} | {"env": {"backend": tree["backend"]} | env}
 
 
 FOLLOWS = {"policy.image_size": "env.image_size", "policy.max_steps": "task.max_steps"}

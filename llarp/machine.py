@@ -13,6 +13,8 @@ from .errors import UserError
 GIB = 1024**3
 BASE_MEMORY_GIB = 2.5
 """What a run needs besides its worlds: libraries, LLM and ViT in the default preset (measured, rounded up)."""
+HABITAT_MEMORY_GIB = 1.5
+"""What a process with a Habitat simulator and a ReplicaCAD scene needs of its own (measured 1.0 to 1.3)."""
 MIN_DISK_GIB = 1.0
 """Free space a run asks for: checkpoints, events and films of the default preset, with room to spare."""
 
@@ -133,6 +135,17 @@ def size_run(machine: Machine, device: str) -> dict[str, Any]:
     }
 
 
+def habitat_worlds(machine: Machine) -> int:
+    """How many Habitat simulators, a process each, this machine is to run: two a core, as memory allows."""
+    return max(1, min(2 * machine.cores, 64, int((machine.memory_gib - BASE_MEMORY_GIB) / HABITAT_MEMORY_GIB)))
+
+
+def settings_of(tree: dict[str, Any], group: str) -> dict[str, Any]:
+    """A group of a settings tree that may not have it."""
+    found = tree.get(group)
+    return found if isinstance(found, dict) else {}
+
+
 def fill_in_auto(tree: dict[str, Any]) -> dict[str, Any]:
     """A settings tree with its device made definite and every `auto` that `size_run` knows replaced."""
     device = pick_device(str(tree.get("device", "auto")))
@@ -145,6 +158,8 @@ def fill_in_auto(tree: dict[str, Any]) -> dict[str, Any]:
             if sizes is None:
                 sizes = size_run(inspect(str(tree.get("output_dir", "runs"))), device)
                 sizes["train.total_steps"] *= from_launcher().world_size
+                if settings_of(tree, "env").get("backend") == "habitat":
+                    sizes["env.num_envs"] = habitat_worlds(inspect())
             filled[group] = settings | {name: sizes[key]}
     return filled
 

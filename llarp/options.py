@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 Planner = Literal["random", "oracle", "explorer", "sweep", "zero_shot"]
 
-ALIASES = {"dataset": "env.dataset", "scenes": "env.scenes", "rules": "env.rules",
-           "objects": "env.objects"}
+ALIASES = {"backend": "env.backend", "dataset": "env.dataset", "scenes": "env.scenes", "rules": "env.rules",
+           "objects": "env.objects", "robot": "env.robot"}
 """Short names of settings that every command takes."""
 
 

@@ -40,6 +40,8 @@ from .state import MAX_OBJECTS, WorldState
 _CANDIDATES = 16
 NUM_DRAWS = 2 * _CANDIDATES + 1
 """Uniform numbers `apply` needs a world: x and y of the points it tries for a placed object, and its yaw."""
+PLACE_STREAM = 2
+"""The keyed random stream (`keyed_random`) that these numbers come from, in every simulator."""
 PLACE_SHRINK = 0.8
 """Objects are put down within this part of a receptacle's box, as in the original."""
 PLACE_GAP_M = 0.12

@@ -64,7 +64,7 @@ BAD = {
 }
 COMPLETE = (["train"], ["eval", "policy=random"], ["video", "policy=random"],
             ["bench", "sim"], ["data", "generate"], ["data", "validate"], ["doctor"])  # fmt: skip
-UNUSABLE = ("backend=habitat", "rules=folklore", "scenes=some/folder", "objects=some/folder", "dataset=some.pickle")
+UNUSABLE = ("rules=folklore", "scenes=some/folder", "objects=some/folder", "dataset=some.pickle")
 BAD |= {
     f"{setting} for {' '.join(words)}": ([*words, setting], setting)
     for setting in UNUSABLE

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from llarp.errors import UserError
 from llarp.tasks.rules import RULES
@@ -13,15 +13,18 @@ from llarp.tasks.rules import RULES
 class EnvConfig:
     """Which worlds, how many, and how they are seen."""
 
-    num_envs: int = 16  # worlds that step together
+    backend: Literal["mujoco", "habitat"] = "mujoco"  # simulator: the embedded one, or Habitat where installed
+    num_envs: int = 16  # worlds that step together; with Habitat, each is a process
     image_size: int = 128  # pixels, width and height of the head camera
     split: str = "train"  # split whose episodes are drawn
     episodes: int = 12_000  # episodes generated for training (made once, then cached on disk)
     dataset: str = ""  # episode file, ours or a published .pickle; empty: the built-in generator
     scenes: str = ""  # folder of a ReplicaCAD download, for published files; empty: the built-in apartments
     objects: str = ""  # folder of YCB models, for published files; empty: stand-in shapes
+    robot: str = ""  # folder or URDF of Habitat's Fetch, for backend=habitat; empty: the data folder's, or a stand-in
     rules: str = ""  # what counts as true: clean or published; empty: published for published files, else clean
-    render_threads: int = 0  # CPU threads of the renderer; 0: as many as there are cores
+    render_threads: int = 0  # CPU threads of the renderer; 0: as many as there are cores (with Habitat, one a process)
+    worker_timeout_s: float = 300.0  # Habitat: a process that gives no answer for so long is replaced
 
     def __post_init__(self) -> None:
         for name, low in (("num_envs", 1), ("image_size", 16), ("episodes", 1), ("render_threads", 0)):
@@ -34,6 +37,10 @@ class EnvConfig:
             if getattr(self, name) and not self.published:
                 raise UserError(f"{name}={getattr(self, name)} goes with a published file: add dataset=FILE.pickle, "
                                 "or leave it out")  # fmt: skip
+        if not self.worker_timeout_s > 0:
+            raise UserError(f"env.worker_timeout_s={self.worker_timeout_s} is out of range: it must be more than 0")
+        if self.robot and self.backend != "habitat":
+            raise UserError(f"robot={self.robot} goes with backend=habitat: the embedded simulator has its own robot")
         if self.rules and self.rules not in RULES:
             raise UserError(f"rules={self.rules} is unknown: choose {' or '.join(RULES)}")
 

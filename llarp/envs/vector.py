@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -27,7 +28,7 @@ from llarp.tasks.task import StepResult, TaskConfig
 
 from .config import EnvConfig
 from .episode_source import load_assets_for, load_episodes
-from .sampler import QuotaSampler, ShuffledSampler
+from .sampler import QuotaSampler, SceneSampler, ShuffledSampler
 from .spaces import action_space, observation_space
 
 
@@ -102,27 +103,43 @@ class LanguageRearrangementVectorEnv(VectorEnv):
         self._instruction_id = torch.from_numpy(instruction_id.astype(np.int64)).to(self.device)
         self._episode = functools.lru_cache(maxsize=4 * num_envs)(self.episodes.episode)
         self._quota, self._visibility, self._rank, self._world_size = quota, visibility, rank, world_size
-        self.world = BatchWorld(
-            load_assets_for(self.config),
+        self.world: Any = self._open(task or TaskConfig())
+        self._start(seed)
+
+    def _open(self, task: TaskConfig) -> Any:
+        """The worlds: a `BatchWorld`, or `HabitatWorlds`, which does the same."""
+        assets = load_assets_for(self.config)
+        if self.config.backend == "habitat":
+            from llarp.habitat.episodes import Episodes
+            from llarp.habitat.worlds import HabitatWorlds
+
+            source = Episodes(self.config, self.episodes, assets.scenes, assets.catalog)
+            return HabitatWorlds(
+                source, self.num_envs, task, self.config, device=self.device, segmentation=self._visibility
+            )
+        return BatchWorld(
+            assets,
             self.episodes,
-            num_envs,
-            task or TaskConfig(),
+            self.num_envs,
+            task,
             image_size=self.config.image_size,
             rules=self.config.rule_set,
             device=self.device,
             render_threads=self.config.render_threads,
-            segmentation=visibility,
+            segmentation=self._visibility,
         )
-        self._start(seed)
 
     def _start(self, seed: int) -> None:
         self.world.seed = self._seed = seed
         count = len(self.episodes)
-        self.sampler: QuotaSampler | ShuffledSampler = (
-            QuotaSampler(count, self.num_envs, self.device)
-            if self._quota
-            else ShuffledSampler(count, self.num_envs, seed, self.device, self._rank, self._world_size)
-        )
+        share = (self._rank, self._world_size)
+        self.sampler: QuotaSampler | SceneSampler | ShuffledSampler
+        if self.config.backend == "habitat":
+            self.sampler = SceneSampler(self.episodes.scene, self.num_envs, seed, *share, quota=self._quota)
+        elif self._quota:
+            self.sampler = QuotaSampler(count, self.num_envs, self.device)
+        else:
+            self.sampler = ShuffledSampler(count, self.num_envs, seed, self.device, *share)
         self._done = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
         self._final: Any = None
         self._rgb: Tensor | None = None
@@ -173,6 +190,11 @@ class LanguageRearrangementVectorEnv(VectorEnv):
             )
         done = result.terminated | result.truncated
         info = self._info(result, invalid, action)
+        if isinstance(self.sampler, SceneSampler):
+            info["dropped"] = self._out(self.world.dropped)[0]
+            if self.world.set_aside:
+                self._set_aside(self.world.set_aside)
+                self.world.set_aside = []
         self._final = None
         if mode == AutoresetMode.NEXT_STEP:
             self._begin_any(starting)
@@ -186,6 +208,10 @@ class LanguageRearrangementVectorEnv(VectorEnv):
             self._done = done
             self._rgb = self.world.render()
         return self._observation(), *self._out(result.reward, result.terminated, result.truncated), info
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Ends Habitat's processes."""
+        self.world.close()
 
     def render(self) -> tuple[np.ndarray, ...] | None:
         """The head camera's pictures, one uint8 (H, W, 3) array a world."""
@@ -266,9 +292,22 @@ class LanguageRearrangementVectorEnv(VectorEnv):
         return [self.episodes.split, self.episodes.seed, len(self.episodes), int(self.episodes.episode_id.sum())]
 
     def _begin(self, mask: Tensor) -> None:
-        episode, occurrence = self.sampler.next(mask)
-        self.world.reset(mask, episode, occurrence)
+        while True:
+            episode, occurrence = self.sampler.next(mask)
+            failed = self.world.reset(mask, episode, occurrence)
+            if failed is None or not bool(failed.any()):
+                break
+            self._set_aside(episode[failed].tolist())  # Habitat could not begin these
+            mask = failed
         self._rgb = self.world.render()
+
+    def _set_aside(self, rows: list[int]) -> None:
+        """Play these episodes no more: the simulator fails in them again and again."""
+        assert isinstance(self.sampler, SceneSampler)
+        for row in dict.fromkeys(rows):
+            self.sampler.set_aside(row)
+            name = f"episode {int(self.episodes.episode_id[row])} of {self.episodes.split or 'the dataset'}"
+            print(f"llarp: set aside: {name}, in which Habitat-Sim failed three times in a row", file=sys.stderr)
 
     def _begin_any(self, mask: Tensor) -> None:
         """Start new episodes where `mask` says; on CPU the common step without any skips the work."""

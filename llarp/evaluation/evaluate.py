@@ -202,7 +202,7 @@ def evaluate(
         "splits": rows,
         **_groups(rows),
         "total": _pooled([row for name, row in rows.items() if name not in NOT_UNSEEN] or list(rows.values())),
-        "backend": config.backend,
+        "backend": config.env.backend,
         "dataset": config.env.dataset or "built-in",
         "rules": config.env.rule_set,
         "policy": policy or str(checkpoint),

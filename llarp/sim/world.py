@@ -24,8 +24,6 @@ OUTSIDE_SIZE = 512
 """Pixels, height and width of the pictures from outside the robot."""
 MIN_PIXELS = 40
 """An object counts as seen from this many pixels of a 128x128 picture on; fewer are hard to make out."""
-PLACE_STREAM = 2
-"""The keyed random stream (`tasks.keyed_random`) that decides where objects are put down."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +110,7 @@ class BatchWorld:
         """Skill `action` (N,) in every world; returns where its precondition failed and nothing changed, bool (N,)."""
         read = semantics.read_atoms(self.state, action, self.rules)
         self._before = None if read is None else (read, atoms.truth(self.state, self.rules))
-        draws = uniform(self.seed, self._key(), self.tracker.steps, PLACE_STREAM, (semantics.NUM_DRAWS,))
+        draws = uniform(self.seed, self._key(), self.tracker.steps, semantics.PLACE_STREAM, (semantics.NUM_DRAWS,))
         return semantics.apply(self.state, action, draws, self.catalog.half_size, self.rules)
 
     def judge(self, invalid: Tensor) -> StepResult:
@@ -171,6 +169,9 @@ class BatchWorld:
         self.state = now
         self._furnish(self._head, self._everyone)
         return picture
+
+    def close(self) -> None:
+        """Nothing to end."""
 
     # -- continuing -----------------------------------------------------------------------------------------------
 

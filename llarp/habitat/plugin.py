@@ -1,0 +1,590 @@
+"""Language Rearrangement as a Habitat-Lab task: dataset, simulator, skills, instruction sensor and measures.
+
+The only module that imports habitat and habitat_sim. Importing it registers everything with Habitat-Lab and puts
+`habitat_configs/habitat_lab` on Hydra's search path. The state is Habitat-Sim's: after every skill robot, joints,
+objects and grasp are read back, and `llarp.tasks` judges what was read.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import attr
+import gym.spaces
+import habitat
+import magnum as mn
+import numpy as np
+import torch
+from habitat.articulated_agents.robots.fetch_suction import FetchSuctionRobot
+from habitat.config.default import get_agent_config
+from habitat.config.default_structured_configs import DatasetConfig, TaskConfig, register_hydra_plugin
+from habitat.config.read_write import read_write
+from habitat.core.dataset import Dataset, Episode
+from habitat.core.embodied_task import EmbodiedTask, Measure, SimulatorTaskAction
+from habitat.core.registry import registry
+from habitat.core.simulator import Observations, Sensor, SensorTypes
+from habitat.datasets.rearrange.navmesh_utils import get_largest_island_index
+from habitat.sims.habitat_simulator.habitat_simulator import HabitatSim
+from habitat.tasks.rearrange.rearrange_grasp_manager import RearrangeGraspManager
+from habitat_sim.physics import MotionType
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from numpy.typing import NDArray
+from omegaconf import DictConfig
+
+from llarp.errors import UserError
+from llarp.tasks import atoms, semantics
+from llarp.tasks import task as rearrangement
+from llarp.tasks.actions import NUM_ACTIONS, OPEN_FRIDGE, PICK_BASE, PLACE_BASE
+from llarp.tasks.keyed_random import uniform
+from llarp.tasks.rules import target_xy
+from llarp.tasks.state import MAX_OBJECTS, WorldState
+
+from .assets import find_assets
+from .episodes import Episodes, env_config
+from .frames import Arrays, arrays, changed_objects, habitats, ours, turn
+from .messages import Beginning, EpisodeLabels, TaskSettings, Told
+
+HEAD, OUTSIDE, SEGMENTS = "head_rgb", "third_rgb", "head_semantic"
+"""Sensors by their names."""
+HANDLE_LINKS = (("kitchen_counter", "drawer1_top"), ("kitchen_counter", "drawer2_top"), ("kitchen_counter", "drawer3"),
+                ("kitchen_counter", "drawer4"), ("fridge", "top_door"))  # fmt: skip
+"""By handle: articulated object and link."""
+_ATTIC = mn.Vector3(0.0, -100.0, 0.0)  # where object models wait that no slot shows
+_MAX_WAITING = 64
+
+
+# -- simulator --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Joint:
+    """Where a handle's joint is found."""
+
+    thing: Any  # articulated object
+    index: int  # into its joint_positions
+
+
+@registry.register_simulator(name="LanguageRearrangementSim-v0")
+class LanguageRearrangementSim(HabitatSim):
+    """Habitat-Sim with a Fetch, the objects of an episode and the joints of a room, all moved kinematically.
+
+    `write(state)` brings about what a one-world `WorldState` says, `read(state)` says what is. Within a scene nothing
+    is loaded anew: object models are kept and put where they belong."""
+
+    robot: FetchSuctionRobot
+    grasp: RearrangeGraspManager
+    joints: list[_Joint]  # by handle
+
+    def __init__(self, config: DictConfig) -> None:
+        super().__init__(config)
+        self._scene = ""  # the episode's scene that is set up
+        self._models = [""] * MAX_OBJECTS  # by slot
+        self.slots: list[Any] = [None] * MAX_OBJECTS  # rigid object by slot
+        self._waiting: list[tuple[str, Any]] = []  # rigid objects that no slot shows, with their models
+        self._now: Arrays = {}  # what was last written or read
+        self._nav: dict[str, tuple[NDArray, NDArray]] = {}  # nav poses by scene
+        self._templates: dict[str, str] = {}  # handles by model
+        self._level: set[str] = set()  # models that are drawn upright
+
+    def reconfigure(
+        self, habitat_config: DictConfig, ep_info: Any = None, should_close_on_new_scene: bool = False
+    ) -> None:
+        """Get scene, robot and objects of an episode (a `LanguageRearrangementEpisode`) ready."""
+        begin = ep_info.begin()
+        if begin.labels.scene != self._scene:
+            if self._scene:
+                self.grasp.desnap(True)
+            self._models, self.slots, self._waiting = [""] * MAX_OBJECTS, [None] * MAX_OBJECTS, []
+            super().reconfigure(habitat_config, ep_info, should_close_on_new_scene=False)
+            self._settle(begin)
+        elif self.grasp.is_grasped:
+            self.grasp.desnap(True)
+        self._fill_slots(begin.models)
+        self._now = {}
+
+    def reset(self) -> Observations:  # type: ignore[override]
+        """The pictures: `reconfigure` and `write` have done the work."""
+        return self.observe()
+
+    def step(self, action: Any) -> Observations:  # type: ignore[override]
+        """The pictures: skills have done the work."""
+        return self.observe()
+
+    def step_physics(self, dt: float, scene_id: int = 0) -> None:
+        """Nothing moves by itself."""
+
+    def observe(self) -> Observations:
+        """What all sensors see, but that outside, which only `draw` gives."""
+        sensors = {name: s for name, s in self._sensor_suite.sensors.items() if name != OUTSIDE}
+        return Observations(sensors, {name: self.draw(name) for name in sensors})
+
+    def draw(self, name: str) -> NDArray:
+        """What one sensor sees."""
+        sensor = self.sensors[name]
+        sensor.draw_observation()
+        return sensor.get_observation()
+
+    # -- state --------------------------------------------------------------------------------------------------------
+
+    def write(self, state: WorldState) -> None:
+        """Put robot, joints, objects and grasp where a one-world state has them; what has not changed is left alone."""
+        new, old = arrays(state), self._now
+        self._now = new
+        moved = not old or bool((new["robot"] != old["robot"]).any() or new["robot_height"] != old["robot_height"])
+        if moved:
+            x, y, yaw = new["robot"].tolist()
+            self.robot.base_pos = mn.Vector3(*habitats(x, y, float(new["robot_height"])))
+            self.robot.base_rot = yaw
+            self.robot.update()
+        for i, joint in enumerate(self.joints):
+            if not old or new["joint"][i] != old["joint"][i]:
+                positions = joint.thing.joint_positions
+                positions[joint.index] = float(new["joint"][i])
+                joint.thing.joint_positions = positions
+        held, held_before = int(new["held"]), int(old["held"]) if old else -1
+        if held != held_before and held_before >= 0:
+            self.grasp.desnap(True)
+        for slot in changed_objects(new, old):
+            if slot != held and self.slots[slot] is not None:
+                self._put(slot, new)
+        if held >= 0 and (moved or held != held_before):
+            if held != held_before:
+                self.grasp.snap_to_obj(self.slots[held].object_id)
+            self.grasp.update_object_to_grasp()
+            self.slots[held].rotation = _quaternion(float(new["robot"][2]), None)
+
+    def read(self, state: WorldState) -> None:
+        """Put into a one-world state what Habitat-Sim has: robot, joints, where objects are, what is held."""
+        base = self.robot.base_pos
+        state.robot.numpy()[0] = base[0], -base[2], self.robot.base_rot
+        state.robot_height.numpy()[0] = base[1]
+        joints = state.joint.numpy()[0]
+        for i, joint in enumerate(self.joints):
+            joints[i] = joint.thing.joint_positions[joint.index]
+        present = [slot for slot, thing in enumerate(self.slots) if thing is not None]
+        if present:
+            places = np.array([self.slots[slot].translation for slot in present], np.float32)
+            state.object_position.numpy()[0, present] = ours(places)
+        grasped = self.grasp.snap_idx
+        holds = [slot for slot in present if self.slots[slot].object_id == grasped] if grasped is not None else []
+        state.held.numpy()[0] = holds[0] if holds else -1
+        self._now = arrays(state)
+
+    def nav_poses(self, begin: Beginning) -> tuple[NDArray, NDArray]:
+        """Where nav leads: (16, 3) x, y, yaw and heights (16,) in our frame, by the scene's navmesh.
+
+        The nearest point of the largest indoor island, turned towards the target; without a navmesh the scene's own
+        poses, as the built-in apartments have them."""
+        if begin.labels.scene not in self._nav:
+            poses, heights = begin.state.nav_pose.numpy()[0].copy(), begin.state.nav_height.numpy()[0].copy()
+            if begin.navmesh is not None:
+                self._snap(begin.state, poses, heights)
+            self._nav[begin.labels.scene] = poses, heights
+        return self._nav[begin.labels.scene]
+
+    def visible_pixels(self) -> NDArray[np.int64]:
+        """Pixels that each slot's object covers in the head camera's picture, (56,)."""
+        seen = self.draw(SEGMENTS).astype(np.int64).ravel()
+        return np.bincount(seen, minlength=MAX_OBJECTS + 1)[1 : MAX_OBJECTS + 1]
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _settle(self, begin: Beginning) -> None:
+        """Find things in a scene that has just been loaded, and bring in the robot."""
+        self._scene = begin.labels.scene
+        if begin.navmesh is not None and not self.pathfinder.load_nav_mesh(str(begin.navmesh)):
+            raise UserError(f"{begin.navmesh}: no navmesh that this version of Habitat-Sim can read")
+        manager = self.get_articulated_object_manager()
+        found = {handle.rsplit("_:", 1)[0]: manager.get_object_by_handle(handle)
+                 for handle in sorted(manager.get_object_handles(), reverse=True)}  # fmt: skip
+        self.joints = [_joint(found, name, link, begin.labels.scene) for name, link in HANDLE_LINKS]
+        self.robot = FetchSuctionRobot(get_agent_config(self.habitat_config), self)
+        self.robot.reconfigure()
+        self.robot.sim_obj.motion_type = MotionType.KINEMATIC
+        self.robot.reset()
+        self.grasp = RearrangeGraspManager(self, self.habitat_config, self.robot)
+        self.grasp.reset()
+        if not self._templates:
+            manager = self.get_object_template_manager()
+            self._templates = {Path(h).name.split(".object_config.json")[0]: h for h in manager.get_template_handles()}
+
+    def _fill_slots(self, models: tuple[str, ...]) -> None:
+        """Let every slot show its model, by the rigid objects at hand where there is one."""
+        for slot, model in enumerate(models):
+            if self._models[slot] and self._models[slot] != model:
+                self._waiting.append((self._models[slot], self.slots[slot]))
+                self.slots[slot], self._models[slot] = None, ""
+        for slot, model in enumerate(models):
+            if model and self.slots[slot] is None:
+                spare = next((i for i, (kind, _) in enumerate(self._waiting) if kind == model), None)
+                self.slots[slot] = self._add(model) if spare is None else self._waiting.pop(spare)[1]
+                self._models[slot] = model
+                for node in self.slots[slot].visual_scene_nodes:
+                    node.semantic_id = slot + 1
+        while len(self._waiting) > _MAX_WAITING:
+            self.get_rigid_object_manager().remove_object_by_handle(self._waiting.pop(0)[1].handle)
+        for _, thing in self._waiting:
+            thing.translation = _ATTIC
+
+    def _add(self, model: str) -> Any:
+        if model not in self._templates:
+            raise UserError(f"no object model {model!r} is known to Habitat-Sim: is the dataset complete? "
+                            "(llarp assets check)")  # fmt: skip
+        thing = self.get_rigid_object_manager().add_object_by_template_handle(self._templates[model])
+        if thing is None or not thing.is_alive:
+            raise UserError(f"{self._templates[model]}: Habitat-Sim cannot load this object (llarp assets check)")
+        thing.motion_type = MotionType.KINEMATIC
+        if thing.user_attributes.has_value("level") and thing.user_attributes.get("level"):
+            self._level.add(model)
+        return thing
+
+    def _put(self, slot: int, new: Arrays) -> None:
+        thing, tilt = self.slots[slot], new.get("object_tilt")
+        thing.translation = mn.Vector3(*habitats(*new["object_position"][slot].tolist()))
+        tilted = tilt is not None and self._models[slot] not in self._level
+        thing.rotation = _quaternion(float(new["object_yaw"][slot]), tilt[slot] if tilted else None)  # type: ignore[index]
+
+    def _snap(self, state: WorldState, poses: NDArray, heights: NDArray) -> None:
+        """Fill in the nav poses of the navmesh at hand; one that finds no point nearby keeps what it has."""
+        island = get_largest_island_index(self.pathfinder, self, allow_outdoor=False)
+        height = torch.cat([state.handle_position[0, :, 2], state.receptacle_center[0, :, 2]]).numpy()
+        for i, (x, y) in enumerate(target_xy(state, "published")[0].tolist()):
+            target = np.array(habitats(x, y, float(height[i])), np.float32)
+            at = np.array(self.pathfinder.snap_point(target, island))
+            if np.isfinite(at).all():
+                away = target - at
+                poses[i] = at[0], -at[2], math.atan2(-away[2], away[0])
+                heights[i] = at[1]
+
+
+def _joint(found: dict[str, Any], name: str, link: str, scene: str) -> _Joint:
+    """The joint of a link of an articulated object in the scene."""
+    thing = found.get(name)
+    links = {thing.get_link_name(i): i for i in thing.get_link_ids()} if thing is not None else {}
+    if thing is None or link not in links:
+        raise UserError(f"scene {scene} has no {name} with a {link}, so it is none of the benchmark's")
+    return _Joint(thing, thing.get_link_joint_pos_offset(links[link]))
+
+
+def _quaternion(yaw: float, tilt: NDArray | None) -> mn.Quaternion:
+    vector, scalar = turn(yaw, tilt)
+    return mn.Quaternion(mn.Vector3(*vector), scalar)
+
+
+# -- episodes ---------------------------------------------------------------------------------------------------------
+
+
+@attr.s(auto_attribs=True, kw_only=True)
+class LanguageRearrangementEpisode(Episode):
+    """An episode as Habitat-Lab passes it around; `begin` makes what the simulator and the task need of it."""
+
+    instruction: str = ""
+    begin: Callable[[], Beginning] = attr.ib(default=None, repr=False)
+
+
+def habitat_episode(
+    begin: Callable[[], Beginning], labels: EpisodeLabels, dataset: Path
+) -> LanguageRearrangementEpisode:
+    """A Habitat-Lab episode; `begin` is called when it is played."""
+    values: dict[str, Any] = {
+        "episode_id": labels.episode_id,
+        "scene_id": labels.scene,
+        "scene_dataset_config": str(dataset),
+        "start_position": [0.0, 0.0, 0.0],
+        "start_rotation": [0.0, 0.0, 0.0, 1.0],
+    }
+    return LanguageRearrangementEpisode(**values, instruction=labels.instruction, begin=begin)
+
+
+@registry.register_dataset(name="LanguageRearrangement-v0")
+class LanguageRearrangementDataset(Dataset):
+    """The episodes of a published file, of one of our files, or built-in ones: `data_path`, `scenes_dir`, `split`."""
+
+    settings: TaskSettings
+
+    def __init__(self, config: DictConfig | None = None) -> None:
+        self.config = config
+        self.episodes = []
+        if config is None:  # `open_env` fills it
+            return
+        env = env_config(config)
+        source, assets = Episodes.load(env, config.seed), find_assets(env)
+        self.settings = source.settings(rearrangement.TaskConfig())
+        for row in range(len(source)):
+            begin = functools.partial(source.beginning, row, config.seed)
+            self.episodes.append(habitat_episode(begin, source.labels(row), assets.dataset))
+
+
+# -- task -------------------------------------------------------------------------------------------------------------
+
+
+@registry.register_task(name="LanguageRearrangementTask-v0")
+class LanguageRearrangementTask(EmbodiedTask):
+    """70 skills, judged by `llarp.tasks`; ends on success or after the last step.
+
+    After `reset` and every step `state` is what Habitat-Sim has, `result` what the step gave, `invalid` whether its
+    precondition failed."""
+
+    settings: TaskSettings
+
+    def __init__(self, config: DictConfig, sim: LanguageRearrangementSim, dataset: Any) -> None:
+        self.settings = dataset.settings
+        self.tracker = rearrangement.TaskTracker(1, self.settings.task)
+        self.invalid = False
+        super().__init__(config=config, sim=sim, dataset=dataset)
+
+    def overwrite_sim_config(self, config: DictConfig, episode: Episode) -> DictConfig:
+        if config.simulator.scene != episode.scene_id:
+            with read_write(config):
+                config.simulator.scene = episode.scene_id
+                config.simulator.scene_dataset = episode.scene_dataset_config
+        return config
+
+    def reset(self, episode: LanguageRearrangementEpisode) -> Observations:
+        self.begin(episode)
+        self._is_episode_active = True
+        return self._observe(episode)
+
+    def begin(self, episode: LanguageRearrangementEpisode) -> None:
+        """Start an episode without looking at it."""
+        begin = self.beginning = episode.begin()
+        poses, heights = self._sim.nav_poses(begin)
+        begin.state.nav_pose.numpy()[0], begin.state.nav_height.numpy()[0] = poses, heights
+        self.key = torch.tensor([begin.key])
+        self.show(begin.state)
+        self.tracker.reset(torch.zeros(1, dtype=torch.int64), begin.circuits, self.truth())
+        self.invalid = False
+        none = torch.zeros(1, dtype=torch.bool)
+        progress = self.tracker.progress
+        self.result = rearrangement.StepResult(
+            torch.zeros_like(progress), none, none, none, progress, self.tracker.reached.sum(1)
+        )
+
+    def show(self, state: WorldState) -> None:
+        """Go on from a one-world state of this episode."""
+        self.state = state
+        self._sim.write(state)
+        self._sim.read(state)
+
+    def truth(self) -> torch.Tensor:
+        """The truth of every atom (1, NUM_ATOMS), by what was last read from Habitat-Sim."""
+        return atoms.truth(self.state, self.settings.rules)
+
+    def step(self, action: Any, episode: LanguageRearrangementEpisode) -> Observations:
+        """`action`: {"action": skill} or {"action": "household_skill", "action_args": {"skill": skill}}."""
+        chosen = action["action"]
+        skill = action["action_args"]["skill"] if isinstance(chosen, str) else chosen
+        self.actions["household_skill"].step(task=self, skill=int(skill))
+        self._is_episode_active = not bool(self.result.terminated | self.result.truncated)
+        return self._observe(episode)
+
+    def take(self, skill: int, told: Told | None = None) -> None:
+        """Use a skill: bring about in Habitat-Sim what it does, read back what is, and judge that."""
+        state, rules, sim = self.state, self.settings.rules, self._sim
+        sim.read(state)
+        action = torch.tensor([skill])
+        read = semantics.read_atoms(state, action, rules) if skill >= PICK_BASE else None
+        before = None if read is None else self.truth()
+        if PLACE_BASE <= skill < OPEN_FRIDGE:
+            seed, count = self.beginning.seed, (semantics.NUM_DRAWS,)
+            draws = uniform(seed, self.key, self.tracker.steps, semantics.PLACE_STREAM, count)
+        else:
+            draws = torch.zeros(1, semantics.NUM_DRAWS)
+        held = int(state.held)
+        self.invalid = bool(semantics.apply(state, action, draws, self.settings.half_size, rules))
+        if told is not None:
+            self._tell(told, held)
+        sim.write(state)
+        sim.read(state)
+        facts = self.truth()
+        if read is not None and before is not None:
+            facts = torch.where(read, before, facts)
+        self.result = self.tracker.update(facts, torch.tensor([self.invalid]))
+
+    def _tell(self, told: Told, held: int) -> None:
+        """What a replay fixes: where the robot is, and where what it held has come to lie."""
+        state = self.state
+        if told.pose is not None:
+            x, y, yaw, height = told.pose
+            state.robot.numpy()[0], state.robot_height.numpy()[0] = (x, y, yaw), height
+            semantics.refresh(state)
+        if told.placed is not None and held >= 0 and int(state.held) < 0:
+            state.object_position.numpy()[0, held] = told.placed
+
+    def _observe(self, episode: Episode) -> Observations:
+        observations = self._sim.observe()
+        observations.update(
+            self.sensor_suite.get_observations(observations=observations, episode=episode, task=self)
+        )
+        return observations
+
+    def _check_episode_is_active(self, *args: Any, **kwargs: Any) -> bool:
+        return self._is_episode_active
+
+
+@registry.register_task_action
+class HouseholdSkillAction(SimulatorTaskAction):
+    """One of the 70 skills."""
+
+    @property
+    def action_space(self) -> gym.spaces.Discrete:
+        return gym.spaces.Discrete(NUM_ACTIONS)
+
+    def step(self, *args: Any, task: LanguageRearrangementTask, skill: int, **kwargs: Any) -> None:
+        if not 0 <= skill < NUM_ACTIONS:
+            raise ValueError(f"skill {skill} is none of the {NUM_ACTIONS}")
+        task.take(skill)
+
+
+class _Text(gym.spaces.Space):
+    """Any text; the old gym of Habitat-Lab has no space for it."""
+
+    def __init__(self) -> None:
+        super().__init__(shape=(), dtype=np.str_)
+
+    def contains(self, x: Any) -> bool:
+        return isinstance(x, str)
+
+    def sample(self) -> str:
+        return "bring me an apple"
+
+
+@registry.register_sensor(name="LanguageRearrangementInstruction")
+class InstructionSensor(Sensor):
+    """What the robot is told: a text."""
+
+    cls_uuid = "instruction"
+
+    def __init__(self, config: DictConfig, **kwargs: Any) -> None:
+        super().__init__(config=config)
+
+    def _get_uuid(self, *args: Any, **kwargs: Any) -> str:
+        return self.cls_uuid
+
+    def _get_sensor_type(self, *args: Any, **kwargs: Any) -> SensorTypes:
+        return SensorTypes.TEXT
+
+    def _get_observation_space(self, *args: Any, **kwargs: Any) -> gym.spaces.Space:
+        return _Text()
+
+    def get_observation(self, *args: Any, episode: LanguageRearrangementEpisode, **kwargs: Any) -> str:
+        return episode.instruction
+
+
+class _TaskMeasure(Measure):
+    """Something that the task knows after every step."""
+
+    cls_uuid = ""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__()
+
+    def _get_uuid(self, *args: Any, **kwargs: Any) -> str:
+        return self.cls_uuid
+
+    def reset_metric(self, *args: Any, task: LanguageRearrangementTask, **kwargs: Any) -> None:
+        self.update_metric(task=task)
+
+    def update_metric(self, *args: Any, task: LanguageRearrangementTask, **kwargs: Any) -> None:
+        value = task.invalid if self.cls_uuid == "invalid_action" else getattr(task.result, self.cls_uuid)
+        self._metric = float(value)
+
+
+@registry.register_measure(name="LanguageRearrangementSuccess")
+class Success(_TaskMeasure):
+    """1 where the goal holds."""
+
+    cls_uuid = "success"
+
+
+@registry.register_measure(name="LanguageRearrangementProgress")
+class Progress(_TaskMeasure):
+    """Share of the subgoals reached so far."""
+
+    cls_uuid = "progress"
+
+
+@registry.register_measure(name="LanguageRearrangementReward")
+class Reward(_TaskMeasure):
+    """What the last step paid."""
+
+    cls_uuid = "reward"
+
+
+@registry.register_measure(name="LanguageRearrangementInvalidAction")
+class InvalidAction(_TaskMeasure):
+    """1 where the last skill's precondition failed."""
+
+    cls_uuid = "invalid_action"
+
+
+@registry.register_measure(name="LanguageRearrangementSubgoal")
+class Subgoal(_TaskMeasure):
+    """Number of subgoals reached so far."""
+
+    cls_uuid = "subgoal"
+
+
+# -- configuration ----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class LanguageRearrangementDatasetConfig(DatasetConfig):
+    """Which episodes: see `llarp.envs.config.EnvConfig`."""
+
+    type: str = "LanguageRearrangement-v0"
+    objects: str = ""  # a folder with YCB's models; empty: stand-ins
+    rules: str = ""  # clean or published; empty: published for published files
+    num_episodes: int = 100  # of built-in ones
+    seed: int = 1
+
+
+class _SearchPath(SearchPathPlugin):
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        search_path.append(provider="llarp", path="pkg://llarp.habitat_configs.habitat_lab")
+
+
+_store = ConfigStore.instance()
+_store.store(
+    group="habitat/dataset", name="language_rearrangement_schema", node=LanguageRearrangementDatasetConfig,
+    package="habitat.dataset",
+)  # fmt: skip
+_store.store(
+    group="habitat/task", name="language_rearrangement_schema", node=TaskConfig, package="habitat.task"
+)
+register_hydra_plugin(_SearchPath)
+
+
+def get_config(path: str | Path, overrides: tuple[str, ...] = ()) -> DictConfig:
+    """A Habitat-Lab configuration, composed from YAML."""
+    return habitat.get_config(str(path), list(overrides))
+
+
+def open_env(config: DictConfig, settings: TaskSettings, first: LanguageRearrangementEpisode) -> habitat.Env:
+    """A `habitat.Env` that plays the episodes it is given one by one (`env.current_episode = ...; env.reset()`)."""
+    dataset = LanguageRearrangementDataset()
+    dataset.settings, dataset.episodes = settings, [first]
+    return habitat.Env(config, dataset)
+
+
+def probe(gpu: int) -> str:
+    """Draw an empty scene on a device (-1: Mesa on the CPU), and say what did it."""
+    import habitat_sim
+
+    sensor = habitat_sim.CameraSensorSpec()
+    sensor.uuid, sensor.resolution = HEAD, [32, 32]
+    agent = habitat_sim.AgentConfiguration()
+    agent.sensor_specifications = [sensor]
+    simulator = habitat_sim.SimulatorConfiguration()
+    simulator.scene_id, simulator.gpu_device_id = "NONE", gpu
+    with habitat_sim.Simulator(habitat_sim.Configuration(simulator, [agent])) as sim:
+        seen = sim.get_sensor_observations()[HEAD]
+    device = "Mesa on the CPU" if gpu < 0 else f"GPU {gpu}"
+    return f"Habitat-Sim {habitat_sim.__version__} draws {seen.shape[1]}x{seen.shape[0]} on {device}"
