@@ -7,6 +7,7 @@ objects and grasp are read back, and `llarp.tasks` judges what was read.
 
 from __future__ import annotations
 
+import ctypes.util
 import functools
 import math
 from collections.abc import Callable
@@ -56,6 +57,7 @@ HEAD, OUTSIDE, SEGMENTS = "head_rgb", "third_rgb", "head_semantic"
 HANDLE_LINKS = (("kitchen_counter", "drawer1_top"), ("kitchen_counter", "drawer2_top"), ("kitchen_counter", "drawer3"),
                 ("kitchen_counter", "drawer4"), ("fridge", "top_door"))  # fmt: skip
 """By handle: articulated object and link."""
+_GL = ctypes.CDLL(_library) if (_library := ctypes.util.find_library("GL")) else None
 _ATTIC = mn.Vector3(0.0, -100.0, 0.0)  # where object models wait that no slot shows
 _MAX_WAITING = 64
 
@@ -84,9 +86,11 @@ class LanguageRearrangementSim(HabitatSim):
 
     def __init__(self, config: DictConfig) -> None:
         super().__init__(config)
+        self._drawn = {name: s for name, s in self._sensor_suite.sensors.items() if name != OUTSIDE}
         self._scene = ""  # the episode's scene that is set up
         self._models = [""] * MAX_OBJECTS  # by slot
         self.slots: list[Any] = [None] * MAX_OBJECTS  # rigid object by slot
+        self._present: dict[int, Any] = {}  # the slots with an object
         self._waiting: list[tuple[str, Any]] = []  # rigid objects that no slot shows, with their models
         self._now: Arrays = {}  # what was last written or read
         self._nav: dict[str, tuple[NDArray, NDArray]] = {}  # nav poses by scene
@@ -122,8 +126,20 @@ class LanguageRearrangementSim(HabitatSim):
 
     def observe(self) -> Observations:
         """What all sensors see, but that outside, which only `draw` gives."""
-        sensors = {name: s for name, s in self._sensor_suite.sensors.items() if name != OUTSIDE}
-        return Observations(sensors, {name: self.draw(name) for name in sensors})
+        self.start_drawing()
+        return self.finish_drawing()
+
+    def start_drawing(self) -> None:
+        """Let the driver begin on what `finish_drawing` will give; there is time for other things meanwhile."""
+        for name in self._drawn:
+            self.sensors[name].draw_observation()
+        if _GL is not None:
+            _GL.glFlush()
+
+    def finish_drawing(self) -> Observations:
+        """What the sensors saw when `start_drawing` was called."""
+        seen = {name: self.sensors[name].get_observation() for name in self._drawn}
+        return Observations(self._drawn, seen)
 
     def draw(self, name: str) -> NDArray:
         """What one sensor sees."""
@@ -168,13 +184,12 @@ class LanguageRearrangementSim(HabitatSim):
         joints = state.joint.numpy()[0]
         for i, joint in enumerate(self.joints):
             joints[i] = joint.thing.joint_positions[joint.index]
-        present = [slot for slot, thing in enumerate(self.slots) if thing is not None]
-        if present:
-            places = np.array([self.slots[slot].translation for slot in present], np.float32)
-            state.object_position.numpy()[0, present] = ours(places)
+        if self._present:
+            places = np.array([thing.translation for thing in self._present.values()], np.float32)
+            state.object_position.numpy()[0, list(self._present)] = ours(places)
         grasped = self.grasp.snap_idx
-        holds = [slot for slot in present if self.slots[slot].object_id == grasped] if grasped is not None else []
-        state.held.numpy()[0] = holds[0] if holds else -1
+        holds = (slot for slot, thing in self._present.items() if thing.object_id == grasped)
+        state.held.numpy()[0] = -1 if grasped is None else next(holds, -1)
         self._now = arrays(state)
 
     def nav_poses(self, begin: Beginning) -> tuple[NDArray, NDArray]:
@@ -232,6 +247,7 @@ class LanguageRearrangementSim(HabitatSim):
             self.get_rigid_object_manager().remove_object_by_handle(self._waiting.pop(0)[1].handle)
         for _, thing in self._waiting:
             thing.translation = _ATTIC
+        self._present = {slot: thing for slot, thing in enumerate(self.slots) if thing is not None}
 
     def _add(self, model: str) -> Any:
         if model not in self._templates:
@@ -338,6 +354,7 @@ class LanguageRearrangementTask(EmbodiedTask):
         self.settings = dataset.settings
         self.tracker = rearrangement.TaskTracker(1, self.settings.task)
         self.invalid = False
+        self._before: tuple[torch.Tensor, torch.Tensor] | None = None  # facts that a skill read, and what they were
         super().__init__(config=config, sim=sim, dataset=dataset)
 
     def overwrite_sim_config(self, config: DictConfig, episode: Episode) -> DictConfig:
@@ -350,8 +367,9 @@ class LanguageRearrangementTask(EmbodiedTask):
     def reset(self, episode: LanguageRearrangementEpisode) -> Observations:
         self.begin(episode)
         self._is_episode_active = True
-        return self._observe(episode)
+        return self._sense(self._sim.observe(), episode)
 
+    @torch.inference_mode()
     def begin(self, episode: LanguageRearrangementEpisode) -> None:
         """Start an episode without looking at it."""
         begin = self.beginning = episode.begin()
@@ -382,16 +400,19 @@ class LanguageRearrangementTask(EmbodiedTask):
         chosen = action["action"]
         skill = action["action_args"]["skill"] if isinstance(chosen, str) else chosen
         self.actions["household_skill"].step(task=self, skill=int(skill))
+        self._sim.start_drawing()
+        self.judge()
         self._is_episode_active = not bool(self.result.terminated | self.result.truncated)
-        return self._observe(episode)
+        return self._sense(self._sim.finish_drawing(), episode)
 
-    def take(self, skill: int, told: Told | None = None) -> None:
-        """Use a skill: bring about in Habitat-Sim what it does, read back what is, and judge that."""
+    @torch.inference_mode()
+    def act(self, skill: int, told: Told | None = None) -> None:
+        """Use a skill: bring about in Habitat-Sim what it does, and read back what is; `judge` then counts the step."""
         state, rules, sim = self.state, self.settings.rules, self._sim
         sim.read(state)
         action = torch.tensor([skill])
         read = semantics.read_atoms(state, action, rules) if skill >= PICK_BASE else None
-        before = None if read is None else self.truth()
+        self._before = None if read is None else (read, self.truth())
         if PLACE_BASE <= skill < OPEN_FRIDGE:
             seed, count = self.beginning.seed, (semantics.NUM_DRAWS,)
             draws = uniform(seed, self.key, self.tracker.steps, semantics.PLACE_STREAM, count)
@@ -403,9 +424,13 @@ class LanguageRearrangementTask(EmbodiedTask):
             self._tell(told, held)
         sim.write(state)
         sim.read(state)
+
+    @torch.inference_mode()
+    def judge(self) -> None:
+        """Reward, progress and end of the step just made. Facts that published rules keep are those from before it."""
         facts = self.truth()
-        if read is not None and before is not None:
-            facts = torch.where(read, before, facts)
+        if self._before is not None:
+            facts = torch.where(self._before[0], self._before[1], facts)
         self.result = self.tracker.update(facts, torch.tensor([self.invalid]))
 
     def _tell(self, told: Told, held: int) -> None:
@@ -418,12 +443,10 @@ class LanguageRearrangementTask(EmbodiedTask):
         if told.placed is not None and held >= 0 and int(state.held) < 0:
             state.object_position.numpy()[0, held] = told.placed
 
-    def _observe(self, episode: Episode) -> Observations:
-        observations = self._sim.observe()
-        observations.update(
-            self.sensor_suite.get_observations(observations=observations, episode=episode, task=self)
-        )
-        return observations
+    def _sense(self, seen: Observations, episode: Episode) -> Observations:
+        """Add what the task's own sensors know."""
+        seen.update(self.sensor_suite.get_observations(observations=seen, episode=episode, task=self))
+        return seen
 
     def _check_episode_is_active(self, *args: Any, **kwargs: Any) -> bool:
         return self._is_episode_active
@@ -440,7 +463,7 @@ class HouseholdSkillAction(SimulatorTaskAction):
     def step(self, *args: Any, task: LanguageRearrangementTask, skill: int, **kwargs: Any) -> None:
         if not 0 <= skill < NUM_ACTIONS:
             raise ValueError(f"skill {skill} is none of the {NUM_ACTIONS}")
-        task.take(skill)
+        task.act(skill)
 
 
 class _Text(gym.spaces.Space):

@@ -101,7 +101,8 @@ class World:
 
     def take(self, skill: int, told: Told | None) -> None:
         """Use a skill without looking; `told` fixes what else would be random."""
-        self._env.task.take(skill, told)
+        self._env.task.act(skill, told)
+        self._env.task.judge()
         self._report()
 
     def outside(self) -> None:
