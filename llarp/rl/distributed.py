@@ -11,6 +11,7 @@ import hashlib
 import io
 import math
 import os
+import re
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -209,7 +210,8 @@ class Ranks:
         try:
             yield
         except RuntimeError as error:  # what Gloo and NCCL raise
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            text = re.sub(r"\[\S*\.cc:\d+\]\s*", "", str(error)).strip()  # where in Gloo it happened
+            reason = (text or type(error).__name__).splitlines()[0].partition(". ")[0]
             raise PeersLost(
                 f"rank {self.rank} stops: another process of this job has ended or cannot be reached ({reason})"
             ) from error
@@ -231,7 +233,10 @@ def join() -> Ranks:
         )
     ranks = Ranks(int(os.environ["RANK"]), here.world_size, here.local_rank)
     with ranks._lost_peers():
-        dist.init_process_group("gloo", timeout=JOIN)
+        store, rank, world_size = next(iter(dist.rendezvous("env://", timeout=JOIN)))
+        # A launcher that starts us again may keep its store, with the addresses of those who have died.
+        store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size, timeout=JOIN)
         ranks._meetings = dist.new_group(backend="gloo", timeout=PATIENCE)
     return ranks
 

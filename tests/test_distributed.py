@@ -1,0 +1,438 @@
+"""Several ranks train as one process with all their worlds would; a run of them stops, dies and goes on as one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import multiprocessing
+import os
+import pickle
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from memory_env import MemoryEnv, RecurrentPolicy
+from test_checkpoint import NoisyEnv, same
+from tiny_llm import make_tiny_llm
+
+from llarp import cli, machine
+from llarp.config import load
+from llarp.errors import UserError
+from llarp.rl import checkpoint, distributed
+from llarp.rl.collect import Collector
+from llarp.rl.config import PPOConfig, TrainConfig
+from llarp.rl.distributed import ALONE, Ranks, explained_over, normalize_over
+from llarp.rl.ppo import explained_variance, normalize
+from llarp.rl.rollout import Piece, Rollout
+from llarp.rl.trainer import Trainer
+from llarp.rl.update import ppo_update, trainable_parameters
+from llarp.runfolder import run_to_continue
+
+WORLD_SIZE = 2
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def serve(rank: int, port: int, pipe: Any) -> None:
+    """A rank's process: joins, then makes the calls that come through the pipe."""
+    names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": WORLD_SIZE, "LOCAL_WORLD_SIZE": WORLD_SIZE,
+             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}  # fmt: skip
+    os.environ.update({name: str(value) for name, value in names.items()})
+    torch.set_num_threads(1)
+    ranks = distributed.join()
+    while True:
+        try:
+            call, arguments = pipe.recv()
+        except EOFError:
+            return
+        try:
+            answer: tuple[Any, str] = (call(ranks, *arguments), "")
+        except (Exception, SystemExit) as error:
+            answer = (None, f"{type(error).__name__}: {error}")
+        pipe.send_bytes(pickle.dumps(answer))
+
+
+class Crew:
+    """Two processes that are ranks of one job; one pair serves the whole file, as starting one costs seconds."""
+
+    def __init__(self) -> None:
+        context, port = multiprocessing.get_context("spawn"), free_port()
+        self.pipes, self.processes = [], []
+        for rank in range(WORLD_SIZE):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=serve, args=(rank, port, theirs), daemon=True)
+            process.start()
+            theirs.close()
+            self.pipes.append(ours)
+            self.processes.append(process)
+
+    def answers(self, call: Callable[..., Any], *arguments: Any) -> list[tuple[Any, str]]:
+        """What `call(ranks, *arguments)` returned at each rank, and what it raised, in words."""
+        for pipe in self.pipes:
+            pipe.send((call, arguments))
+        found = []
+        for rank, pipe in enumerate(self.pipes):
+            assert pipe.poll(60), f"rank {rank} does not come back"
+            found.append(pickle.loads(pipe.recv_bytes()))
+        return found
+
+    def run(self, call: Callable[..., Any], *arguments: Any) -> list[Any]:
+        """What `call` returned at each rank."""
+        answers = self.answers(call, *arguments)
+        assert [error for _, error in answers] == [""] * WORLD_SIZE
+        return [result for result, _ in answers]
+
+    def close(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.join()
+
+
+@pytest.fixture(scope="module")
+def crew() -> Iterator[Crew]:
+    crew = Crew()
+    yield crew
+    crew.close()
+
+
+# -- the update -------------------------------------------------------------------------------------------------------
+
+
+def recorded(lost: list[int]) -> tuple[RecurrentPolicy, Callable[[list[int]], Rollout]]:
+    """A policy and its rollout of six worlds, as a function that gives the part of some worlds; the same in every
+    process. In the worlds `lost` the simulator lost every step."""
+    torch.manual_seed(0)
+    policy = RecurrentPolicy()
+    collector = Collector(MemoryEnv(6), policy)
+    collector.start()
+    for _ in range(7):
+        collector.step()
+    collector.finish()
+    for _ in range(7):
+        collector.step()
+    rows, context, border = collector.buffer._rows, collector.buffer._num_context, collector.features
+    if lost:
+        for row in rows[context:]:
+            row["dropped"] = torch.zeros(6, dtype=torch.bool)
+            for name in ("dropped", "truncated", "episode_start"):
+                row[name][lost] = True
+            for name in ("terminated", "success"):
+                row[name][lost] = False
+
+    def part(worlds: list[int]) -> Rollout:
+        return Rollout([{name: x[worlds] for name, x in row.items()} for row in rows], context, border[worlds])
+
+    return policy, part
+
+
+class Joined(Rollout):
+    """The rollout of all worlds whose k-th mini-batch is the k-th ones of its parts together."""
+
+    parts: list[tuple[list[int], Rollout, torch.Generator]]
+
+    def minibatches(self, count: int, generator: Any, max_tokens: int, fill: float) -> list[list[Piece]]:
+        joined: list[list[Piece]] = []
+        for worlds, part, own in self.parts:
+            for k, minibatch in enumerate(part.minibatches(count, own, max_tokens, fill)):
+                joined += [[]] * (k == len(joined))
+                at_home = [dataclasses.replace(p, world=torch.tensor(worlds)[p.world]) for p in minibatch]
+                joined[k] = joined[k] + at_home
+        return joined
+
+
+def generator_of(rank: int) -> torch.Generator:
+    return torch.Generator().manual_seed(10 + rank)
+
+
+def updated(policy: RecurrentPolicy, rollout: Rollout, config: PPOConfig, ranks: Ranks) -> dict[str, Any]:
+    """Weights and last gradients after an update by plain gradient descent, and what the update reported."""
+    parameters = trainable_parameters(policy)
+    optimizer = torch.optim.SGD(parameters, lr=0.3)
+    stats = ppo_update(policy, optimizer, rollout, config, generator_of(ranks.rank), ranks)
+    gradients = torch.cat([p.grad.flatten() for p in parameters])
+    return {"weights": torch.cat([p.detach().flatten() for p in parameters]), "gradients": gradients, "stats": stats}
+
+
+def update_part(ranks: Ranks, config: PPOConfig, split: list[list[int]], lost: list[int]) -> dict[str, Any]:
+    policy, part = recorded(lost)
+    return updated(policy, part(split[ranks.rank]), config, ranks)
+
+
+@pytest.mark.parametrize(
+    ("split", "lost", "num_minibatches"),
+    [
+        ([[0, 1, 2], [3, 4, 5]], [], 1),
+        ([[0, 1, 2], [3, 4, 5]], [], 3),
+        ([[0, 1, 2, 3, 4], [5]], [], 1),
+        ([[5], [0, 1, 2, 3, 4]], [], 8),  # world 5 has fewer segments than mini-batches are asked for
+        ([[0, 1, 2, 3], [4, 5]], [4], 2),
+        ([[0, 1, 2, 3], [4, 5]], [4, 5], 2),  # nothing at all of the second rank
+        ([[0], [1, 2, 3, 4, 5]], [0], 2),  # nor of the first
+    ],
+)
+def test_two_ranks_learn_what_one_with_all_worlds_learns(
+    crew: Crew, split: list[list[int]], lost: list[int], num_minibatches: int
+) -> None:
+    config = PPOConfig(num_minibatches=num_minibatches, num_epochs=3, max_grad_norm=100.0, normalize_advantage=True,
+                       micro_batch_tokens=16, target_kl=10.0)  # fmt: skip
+    found = crew.run(update_part, config, split, lost)
+    policy, part = recorded(lost)
+    before = torch.cat([p.detach().flatten() for p in trainable_parameters(policy)])
+    whole = part(list(range(6)))
+    whole.__class__ = Joined
+    whole.parts = [(worlds, part(worlds), generator_of(rank)) for rank, worlds in enumerate(split)]  # type: ignore[attr-defined]
+    expected = updated(policy, whole, config, ALONE)
+    assert (expected["weights"] - before).abs().max() > 1e-2
+    for one in found:
+        torch.testing.assert_close(one["gradients"], expected["gradients"], atol=2e-6, rtol=1e-4)
+        torch.testing.assert_close(one["weights"], expected["weights"], atol=2e-6, rtol=0)
+        assert one["stats"] == pytest.approx(expected["stats"], abs=1e-5)
+    assert torch.equal(found[0]["weights"], found[1]["weights"])
+
+
+def test_ranks_agree_to_end_the_epochs(crew: Crew) -> None:
+    config = PPOConfig(num_epochs=5, target_kl=1e-6, num_minibatches=2)
+    found = crew.run(update_part, config, [[0, 1, 2, 3], [4, 5]], [4, 5])  # the second has nothing to tell it by
+    assert [one["stats"]["epochs"] for one in found] == [1, 1]
+
+
+def statistics(ranks: Ranks, parts: list[torch.Tensor], wanted: list[torch.Tensor]) -> tuple[torch.Tensor, float]:
+    own = parts[ranks.rank]
+    return normalize_over(own, ranks), explained_over(own, wanted[ranks.rank], ranks)
+
+
+@pytest.mark.parametrize("sizes", [(5, 5), (1, 9), (0, 4)])
+def test_statistics_are_of_all_ranks_transitions(crew: Crew, sizes: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(1)
+    parts = [3 + 5 * k + torch.randn(size, generator=generator) for k, size in enumerate(sizes)]
+    wanted = [part + 0.5 * torch.randn(len(part), generator=generator) for part in parts]
+    found = crew.run(statistics, parts, wanted)
+    torch.testing.assert_close(torch.cat([scaled for scaled, _ in found]), normalize(torch.cat(parts)))
+    for _, explained in found:
+        assert explained == pytest.approx(explained_variance(torch.cat(parts), torch.cat(wanted)), abs=1e-6)
+
+
+# -- the training loop ------------------------------------------------------------------------------------------------
+
+
+def trainer_of(ranks: Ranks, folder: Path, total_steps: int, seed: int, log: list) -> Trainer:
+    """A rank's own worlds: more of them at rank 1. Weights drawn from `seed`, and so not alike at all ranks."""
+    torch.manual_seed(ranks.seed(seed))
+    random.seed(ranks.seed(seed))
+    np.random.seed(ranks.seed(seed))
+    ppo = PPOConfig(num_steps=6, num_minibatches=2, lr=3e-3)
+    train = TrainConfig(total_steps=total_steps, checkpoint_interval=100, success_window=10**6)
+    env, policy = NoisyEnv(3 + 2 * ranks.rank, ranks.seed(seed)), RecurrentPolicy()
+    policy.frozen.load_state_dict({"weight": torch.full((16, 3), 0.1), "bias": torch.zeros(16)})
+    return Trainer(env, policy, ppo, train, seed=seed, log=log.append, checkpoint_dir=folder, ranks=ranks)
+
+
+def trained(
+    ranks: Ranks, folder: Path, total_steps: int, seed: int, resume: bool, stop_at: int | None = None
+) -> dict[str, Any]:
+    """A run, or its continuation; `stop_at`: rank 1 is asked to stop after so many of its own steps."""
+    log: list[dict[str, float]] = []
+    trainer = trainer_of(ranks, folder, total_steps, seed, log)
+    continues = trainer.load(checkpoint.latest_in(folder)) if resume else None
+    steps, step, started = [0], trainer.collector.step, []
+
+    def count() -> None:
+        if not started:
+            started.append({name: p.clone() for name, p in trainer.policy.state_dict().items()})
+        steps[0] += 1
+        step()
+
+    trainer.collector.step = count  # type: ignore[method-assign]
+    trainer.run(lambda: ranks.rank == 1 and stop_at is not None and steps[0] >= stop_at)
+    timeless = [{k: v for k, v in row.items() if k not in ("wall_s", "steps_per_s")} for row in log]
+    return {"log": timeless, "policy": trainer.policy.state_dict(), "started": started, "continues": continues,
+            "state": trainer.state_dict() | {"wall_s": 0}, "steps": steps[0], "summary": trainer.summary(),
+            "updates": trainer.updates}  # fmt: skip
+
+
+def test_ranks_begin_and_stay_alike_and_count_together(crew: Crew, tmp_path: Path) -> None:
+    first, second = crew.run(trained, tmp_path, 96, 3, False)
+    assert same(first["started"], second["started"]) and same(first["policy"], second["policy"])
+    assert not same(first["started"][0], first["policy"])
+    assert second["log"] == [] and [row["env_steps"] for row in first["log"]] == [48, 96]  # 6 steps of 3 + 5 worlds
+    # Episodes of 4 steps, 12 steps a world, worlds i of a rank begun i steps early: 3 each, as in MemoryEnv.
+    assert first["summary"]["episodes"] == second["summary"]["episodes"] == 24
+    assert first["summary"]["success_rate"] == second["summary"]["success_rate"]
+    own = [state["collector"]["instruction_id"].shape[0] for state in (first["state"], *first["state"]["others"])]
+    assert own == [3, 5] and "others" not in second["state"]
+
+
+def test_resumed_ranks_equal_uninterrupted_ones_bit_for_bit(crew: Crew, tmp_path: Path) -> None:
+    whole = crew.run(trained, tmp_path / "whole", 192, 3, False)
+    crew.run(trained, tmp_path / "parts", 96, 3, False)
+    parts = crew.run(trained, tmp_path / "parts", 192, 99, True)  # whatever it begins with must not matter
+    assert [one["continues"] for one in parts] == [True, True]
+    assert len(parts[0]["log"]) == 2 and whole[0]["log"][2:] == parts[0]["log"]
+    for one, other in zip(whole, parts, strict=True):
+        assert same(one["policy"], other["policy"]) and same(one["state"], other["state"])
+
+
+def test_a_rank_asked_to_stop_stops_all_at_one_update(crew: Crew, tmp_path: Path) -> None:
+    found = crew.run(trained, tmp_path, 10**6, 3, False, 15)  # in the third rollout
+    assert [one["updates"] for one in found] == [2, 2] and [one["steps"] for one in found] == [18, 15]
+    assert found[0]["summary"]["env_steps"] == 3 * 18 + 5 * 15
+    assert checkpoint.latest_in(tmp_path).name == checkpoint.file_name(3 * 18 + 5 * 15)
+    found = crew.run(trained, tmp_path, 3 * 18 + 5 * 15 + 48, 9, True)
+    assert [one["updates"] for one in found] == [3, 3]  # max_log_prob_gap would have complained about lost contexts
+
+
+def test_another_number_of_ranks_goes_on_with_the_weights_in_new_worlds(crew: Crew, tmp_path: Path) -> None:
+    left = crew.run(trained, tmp_path, 96, 3, False)[0]
+    alone = trained(ALONE, tmp_path, 96 + 18, 9, True)
+    assert alone["continues"] is False and same(alone["started"][0], left["policy"])
+    assert alone["summary"]["env_steps"] == 96 + 18 and alone["updates"] == 3
+    assert alone["summary"]["episodes"] > left["summary"]["episodes"]  # of all its earlier parts
+    again = crew.run(trained, tmp_path, 96 + 18 + 48, 4, True)
+    assert [one["continues"] for one in again] == [False, False]
+    for one in again:
+        assert same(one["started"][0], alone["policy"]) and one["updates"] == 4
+
+
+# -- meetings ---------------------------------------------------------------------------------------------------------
+
+
+def wander(ranks: Ranks) -> None:
+    torch.manual_seed(0)
+    policy = RecurrentPolicy()
+    ranks.check_weights(policy)
+    if ranks.rank == 1:
+        with torch.no_grad():
+            policy.critic.weight[0, 0] += 1e-7
+    ranks.check_weights(policy)
+
+
+def share_other_vision(ranks: Ranks) -> None:
+    torch.manual_seed(ranks.rank)
+    ranks.share_weights(RecurrentPolicy())
+
+
+def refuse_at_rank_0(ranks: Ranks) -> None:
+    def make() -> None:
+        if ranks.rank:
+            raise AssertionError("asked at another rank than 0")
+        raise UserError("a line for the user")
+
+    ranks.agree(make)
+
+
+def test_what_would_go_wrong_silently_is_an_error_at_every_rank(crew: Crew) -> None:
+    for _, error in crew.answers(wander):
+        assert error == "RuntimeError: the weights of rank 1 are no longer those of rank 0"
+    for _, error in crew.answers(share_other_vision):
+        assert error.startswith("UserError: rank 1 has other frozen weights of 'vision'")
+    assert [e for _, e in crew.answers(refuse_at_rank_0)] == ["UserError: a line for the user", "SystemExit: 2"]
+
+
+def meet(ranks: Ranks) -> dict[str, Any]:
+    order: list[int] = []
+    with ranks.in_turn():
+        order = [int(x) for x in os.environ.get("LLARP_TEST_ORDER", "").split()]
+    parameter = torch.nn.Parameter(torch.zeros(2, 2))
+    parameter.grad = torch.full((2, 2), 1.0 + 3 * ranks.rank)
+    counts = ranks.average_gradients([parameter], 1 + 2 * ranks.rank)
+    return {"agreed": ranks.agree(lambda: ranks.rank), "any": ranks.any(ranks.rank == 1), "none": ranks.any(False),
+            "total": ranks.total({"a": 1 + ranks.rank} | ({"b": 2} if ranks.rank else {})), "order": order,
+            "device": ranks.take_device("cpu"), "count": counts, "gradient": parameter.grad.tolist()}  # fmt: skip
+
+
+def test_meetings(crew: Crew) -> None:
+    for one in crew.run(meet):
+        assert (one["agreed"], one["any"], one["none"], one["device"]) == (0, True, False, "cpu")
+        assert one["total"] == {"a": 3, "b": 2}
+        # Means 1 over one transition and 4 over three: (1 + 12) / 4.
+        assert one["count"] == 4 and one["gradient"] == [[3.25, 3.25], [3.25, 3.25]]
+
+
+# -- the machine and the command line ---------------------------------------------------------------------------------
+
+
+def test_processes_share_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "cores", lambda: 16)
+    monkeypatch.setattr(machine, "free_memory_gib", lambda: 64.0)
+    alone = machine.inspect(), load("default", ["device=cpu"])
+    for name, value in {"WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}.items():
+        monkeypatch.setenv(name, value)
+    shared = machine.inspect(), load("default", ["device=cpu"])
+    assert (alone[0].cores, alone[0].memory_gib) == (16, 64) and (shared[0].cores, shared[0].memory_gib) == (4, 16)
+    assert (alone[1].env.num_envs, shared[1].env.num_envs) == (32, 16)
+    assert alone[1].train.total_steps == 64_000 and shared[1].train.total_steps == 8 * 16_000
+    monkeypatch.setattr(machine, "free_memory_gib", lambda: 8.0)
+    with pytest.raises(UserError, match="too little memory"):
+        machine.check_room(16, 128, ".")  # enough for one process, not for four
+    monkeypatch.setenv("WORLD_SIZE", "many")
+    with pytest.raises(UserError, match="WORLD_SIZE=many"):
+        machine.from_launcher()
+
+
+def test_half_an_environment_of_a_launcher_is_refused(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    assert cli.main(["train", "config=smoke"]) == 2
+    assert "torchrun" in capsys.readouterr().err
+
+
+def test_resume_auto_begins_or_continues(tmp_path: Path) -> None:
+    config = load("smoke", [f"output_dir={tmp_path}", "run_name=a", "device=cpu"])
+    with pytest.raises(UserError, match="run_name"):
+        run_to_continue(dataclasses.replace(config, run_name=""))
+    assert run_to_continue(config) is None
+    folder = tmp_path / "a"
+    (folder / "checkpoints").mkdir(parents=True)
+    assert run_to_continue(config) is None and folder.exists()  # no run of ours: left for the next check to refuse
+    (folder / "config.yaml").write_text("seed: 1")
+    assert run_to_continue(config) is None  # stopped before its first checkpoint
+    assert [p.name for p in tmp_path.iterdir()] == ["a.unfinished1"]
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "config.yaml").write_text("seed: 1")
+    (folder / "checkpoints" / checkpoint.file_name(5)).touch()
+    assert run_to_continue(config) == folder
+
+
+def test_a_run_of_two_processes_goes_on_after_one_was_killed(tmp_path: Path) -> None:
+    make_tiny_llm(tmp_path / "llm")
+    words = ["train", "config=smoke", "policy.llm=llm", "policy.vision=test_vit", "policy.vision_pool=grid2",
+             "policy.precision=float32", "policy.max_instruction_tokens=192", "env.image_size=32", "env.num_envs=2",
+             "task.max_steps=6", "train.eval_episodes=0", "train.total_steps=320", "run_name=two", "resume=auto",
+             "out=out.json"]  # fmt: skip
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--max-restarts=1",
+               f"--master-port={free_port()}", "--monitor-interval=0.1", "-m", "llarp", *words]  # fmt: skip
+    metrics = tmp_path / "runs" / "two" / "metrics.jsonl"
+    with subprocess.Popen(command, cwd=tmp_path, stdout=-1, stderr=-1, text=True) as launcher:
+        try:
+            patience = time.monotonic() + 120
+            while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 3):
+                assert launcher.poll() is None and time.monotonic() < patience
+                time.sleep(0.02)
+            started = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+            os.kill(int(started[1]), signal.SIGKILL)
+            output, errors = launcher.communicate(timeout=120)
+        finally:
+            launcher.terminate()
+    assert launcher.returncode == 0, errors
+    lost = [line for line in errors.splitlines() if line.startswith("llarp: ")]
+    assert len(lost) == 1 and "another process of this job has ended" in lost[0] and "Traceback" not in errors
+    assert "continuing runs/two" in output and output.count("writing to runs/two") == 1
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert [row["env_steps"] for row in rows] == [32 * (i + 1) for i in range(10)]  # 8 steps of 2 + 2 worlds
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert result["env_steps"] == 320 and not result["interrupted"]
+    assert [p.name for p in (tmp_path / "runs").iterdir()] == ["two"]
