@@ -6,6 +6,7 @@ failures with a traceback and 1, Ctrl-C with 130.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import os
@@ -138,7 +139,8 @@ def _replay(request: Request) -> dict[str, Any] | list[dict[str, Any]]:
     config = request.config()
     from .evaluation.replay_world import open_worlds
 
-    results = replay(open_worlds(config, sequences), sequences)
+    with contextlib.closing(open_worlds(config, sequences)) as worlds:
+        results = replay(worlds, sequences)
     return results if many else results[0]
 
 

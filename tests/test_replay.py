@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 import math
@@ -16,7 +17,7 @@ from llarp.config import RunConfig
 from llarp.config import load as load_config
 from llarp.errors import UserError
 from llarp.evaluation.replay import Outcome, Pose, Sequence, Step, action_index, read_sequences, replay
-from llarp.evaluation.replay_world import EmbeddedReplayWorlds, open_worlds
+from llarp.evaluation.replay_world import EmbeddedReplayWorlds, EpisodeRows, open_worlds
 from llarp.tasks.actions import ACTION_NAMES, nav_to_receptacle, pick, place
 from llarp.tasks.entities import NUM_RECEPTACLES, RECEPTACLE_INDEX
 
@@ -86,6 +87,9 @@ class Counter:
     def __init__(self) -> None:
         self.log: list[Any] = []
 
+    def order(self, sequences: Rows[Sequence]) -> list[int]:
+        return sorted(range(len(sequences)), key=lambda i: sequences[i].episode_id or "z")
+
     def start(self, sequences: Rows[Sequence]) -> None:
         self.log.append([(s.episode_id, s.start_pose) for s in sequences])
         self.steps = 0
@@ -102,6 +106,9 @@ class Counter:
 
     def poses(self) -> list[Pose]:
         return [(float(self.steps), 0.0, float(i), 0.0) for i in range(self.num_worlds)]
+
+    def close(self) -> None:
+        pass
 
 
 def test_replay_ends_with_the_episode() -> None:
@@ -125,8 +132,8 @@ def test_replay_ends_with_the_episode() -> None:
 
 def test_more_sequences_than_worlds() -> None:
     worlds = Counter()
-    results = replay(worlds, [Sequence((), "a"), Sequence((), "b"), Sequence((0, 0, 0), "c")])
-    assert [len(r["actions"]) for r in results] == [0, 0, 2] and [r["episode_id"] for r in results] == ["a", "b", "c"]
+    results = replay(worlds, [Sequence((0, 0, 0), "c"), Sequence((), "a"), Sequence((), "b")])
+    assert [len(r["actions"]) for r in results] == [2, 0, 0] and [r["episode_id"] for r in results] == ["c", "a", "b"]
     assert worlds.log == [[("a", None), ("b", None)], [("c", None)], [Step(0)], [Step(0)]]
     assert replay(worlds, []) == []
 
@@ -187,9 +194,10 @@ def test_episodes_are_found_by_their_id(config: RunConfig) -> None:
     worlds = EmbeddedReplayWorlds(config, 1)
     with pytest.raises(UserError, match="episode_id=nobody is not in the dataset, which holds 8 episodes"):
         replay(worlds, [Sequence((0,), "nobody")])
-    worlds.times.update(["0"])
-    with pytest.raises(UserError, match="occurs 2 times"):
-        replay(worlds, [Sequence((0,), "0")])
+    twice = EpisodeRows(dataclasses.replace(worlds.episodes, episode_id=torch.tensor([7] * 2 + list(range(1, 7)))))
+    assert twice.find(None) == 0 and twice.find("1") == 2
+    with pytest.raises(UserError, match="episode_id=7 occurs 2 times in the dataset, which holds 8 episodes"):
+        twice.find("7")
 
 
 @pytest.mark.shared_data

@@ -66,6 +66,9 @@ class ReplayWorlds(Protocol):
 
     num_worlds: int  # the most sequences that `start` takes
 
+    def order(self, sequences: Rows[Sequence]) -> list[int]:
+        """The order in which sequences, by index, are best played; UserError if there is no episode of an id."""
+
     def start(self, sequences: Rows[Sequence]) -> None:
         """Begin their episodes, from their start poses; UserError if there is no episode of an id."""
 
@@ -78,13 +81,18 @@ class ReplayWorlds(Protocol):
     def poses(self) -> list[Pose]:
         """Where the robots are."""
 
+    def close(self) -> None:
+        """End what runs besides this process."""
+
 
 def replay(worlds: ReplayWorlds, sequences: Rows[Sequence]) -> list[dict[str, Any]]:
     """Step through all sequences, each to the end of its episode at most; a result's lists have one entry a step."""
-    results = []
-    for begin in range(0, len(sequences), worlds.num_worlds):
-        results += _together(worlds, sequences[begin : begin + worlds.num_worlds])
-    return results
+    results: dict[int, dict[str, Any]] = {}
+    order = worlds.order(sequences)
+    for begin in range(0, len(order), worlds.num_worlds):
+        chosen = order[begin : begin + worlds.num_worlds]
+        results |= zip(chosen, _together(worlds, [sequences[i] for i in chosen]), strict=True)
+    return [results[i] for i in range(len(sequences))]
 
 
 _COLUMNS = ("actions", "action_names", "invalid", "rewards", "progress", "success", "valid_before", "poses")

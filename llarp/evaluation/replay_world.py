@@ -15,8 +15,9 @@ from llarp.errors import UserError
 from llarp.sim.world import BatchWorld
 from llarp.tasks import semantics
 from llarp.tasks.actions import OPEN_FRIDGE, PLACE_BASE
+from llarp.tasks.episodes import EpisodeSet
 
-from .replay import Outcome, Pose, Sequence, Step
+from .replay import Outcome, Pose, ReplayWorlds, Sequence, Step
 
 if TYPE_CHECKING:
     from llarp.config import RunConfig
@@ -27,24 +28,43 @@ _IDLE = 0
 """What a world does whose sequence is over; any action would do."""
 
 
+class EpisodeRows:
+    """Episodes found by their ids."""
+
+    def __init__(self, episodes: EpisodeSet):
+        ids = [str(e) for e in episodes.episode_id.tolist()]
+        self._rows, self._times, self._count = {e: i for i, e in enumerate(ids)}, Counter(ids), len(ids)
+
+    def find(self, episode_id: str | None) -> int:
+        """The row of an episode, the first where no id is given; UserError unless there is exactly one of it."""
+        if episode_id is None:
+            return 0
+        if self._times[episode_id] != 1:
+            what = "is not" if episode_id not in self._rows else f"occurs {self._times[episode_id]} times"
+            raise UserError(f"episode_id={episode_id} {what} in the dataset, which holds {self._count} episodes")
+        return self._rows[episode_id]
+
+
 class EmbeddedReplayWorlds:
     """Poses and places go in and out in Habitat's frame: (x, y, z) there is (x, -z, y) here, yaw is the same."""
 
     def __init__(self, config: RunConfig, num_worlds: int):
         self.num_worlds = num_worlds
         self.episodes = load_episodes(config.env, config.seed)
-        ids = [str(e) for e in self.episodes.episode_id.tolist()]
-        self.rows, self.times = {e: i for i, e in enumerate(ids)}, Counter(ids)
+        self._rows = EpisodeRows(self.episodes)
         self.world = BatchWorld(
             load_assets_for(config.env), self.episodes, num_worlds, config.task, rules=config.env.rule_set,
             pictures=False,
         )  # fmt: skip
         self.world.seed = config.seed
 
+    def order(self, sequences: Rows[Sequence]) -> list[int]:
+        return list(range(len(sequences)))
+
     def start(self, sequences: Rows[Sequence]) -> None:
         taken = torch.arange(self.num_worlds) < len(sequences)
         row = torch.zeros(self.num_worlds, dtype=torch.int64)
-        row[taken] = torch.tensor([self._row(s.episode_id) for s in sequences])
+        row[taken] = torch.tensor([self._rows.find(s.episode_id) for s in sequences])
         self.world.reset(taken, row, torch.zeros_like(row))
         told = self._stand([s.start_pose for s in sequences])
         if len(told):
@@ -74,13 +94,8 @@ class EmbeddedReplayWorlds:
         heights = state.robot_height.tolist()
         return [(x, height, -y, yaw) for (x, y, yaw), height in zip(state.robot.tolist(), heights, strict=True)]
 
-    def _row(self, episode_id: str | None) -> int:
-        if episode_id is None:
-            return 0
-        if self.times[episode_id] != 1:
-            what = "is not" if episode_id not in self.rows else f"occurs {self.times[episode_id]} times"
-            raise UserError(f"episode_id={episode_id} {what} in the dataset, which holds {len(self.episodes)} episodes")
-        return self.rows[episode_id]
+    def close(self) -> None:
+        self.world.close()
 
     def _stand(self, poses: Rows[Pose | None]) -> Tensor:
         """Put robots where they are told to be; returns the rows (R,) of their worlds."""
@@ -93,8 +108,12 @@ class EmbeddedReplayWorlds:
         return rows
 
 
-def open_worlds(config: RunConfig, sequences: Rows[Sequence]) -> EmbeddedReplayWorlds:
+def open_worlds(config: RunConfig, sequences: Rows[Sequence]) -> ReplayWorlds:
     """Worlds for `sequences`, with enough episodes of the split that every id named is there."""
     if not config.env.dataset:
         config = replace(config, env=replace(config.env, episodes=max(100, len(sequences))))
+    if config.env.backend == "habitat":
+        from llarp.habitat.replay import HabitatReplayWorlds
+
+        return HabitatReplayWorlds(config, len(sequences))
     return EmbeddedReplayWorlds(config, min(WORLDS, len(sequences)))

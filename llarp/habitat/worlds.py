@@ -25,7 +25,7 @@ from llarp.tasks.state import WorldState
 from llarp.tasks.task import StepResult, TaskConfig
 
 from . import check_installed
-from .assets import find_assets
+from .assets import HabitatAssets, find_assets
 from .episodes import Episodes
 from .messages import Beginning, Told, WorkerSettings, unpack
 from .pool import Pool, WorkerLost
@@ -61,22 +61,9 @@ class HabitatWorlds:
         self.source, self.config, self.seed = source, config, 0
         assets = find_assets(config)
         self.notes = assets.notes
-        overrides = [
-            f"habitat.simulator.agents.main_agent.articulated_agent_urdf='{assets.robot}'",
-            f"habitat.simulator.scene_dataset='{assets.dataset}'",
-            f"habitat.simulator.additional_object_paths={[str(p) for p in assets.objects]}",
-            *(f"habitat.simulator.agents.main_agent.sim_sensors.head_rgb_sensor.{side}={config.image_size}"
-              for side in ("width", "height")),
-            *(f"habitat.simulator.agents.main_agent.sim_sensors.third_rgb_sensor.{side}={OUTSIDE_SIZE}"
-              for side in ("width", "height")),
-        ]  # fmt: skip
-        if segmentation:
-            sensor = "habitat.simulator.agents.main_agent.sim_sensors.head_semantic_sensor"
-            overrides.append(f"+{sensor}={{type: HabitatSimSemanticSensor, uuid: head_semantic, hfov: 90, "
-                             f"width: {config.image_size}, height: {config.image_size}}}")  # fmt: skip
-        yaml = Path(str(resources.files("llarp.habitat_configs") / BENCHMARK))
+        overrides = lab_overrides(config, assets, segmentation)
         settings = WorkerSettings(
-            yaml, tuple(overrides), assets.dataset, source.settings(task), config.image_size, segmentation
+            lab_config(), tuple(overrides), assets.dataset, source.settings(task), config.image_size, segmentation
         )
         self._gpus = visible_gpus(self.device)
         self._pool = Pool(settings, num_worlds, self._environment, self._overrides, config.worker_timeout_s)
@@ -220,14 +207,17 @@ class HabitatWorlds:
             self._fill(i, begin.state)
             self._only(i, "begin", begin.labels.episode_id)
 
-    def take(self, steps: Sequence[tuple[int, Told | None] | None]) -> None:
-        """A skill in every world that is given one, without looking, with what of its outcome is told."""
+    def take(self, steps: Sequence[tuple[int, Told | None] | None]) -> Tensor:
+        """A skill in every world that is given one, without looking, with what of its outcome is told.
+
+        Returns where the last skill's precondition failed, bool (N,)."""
         for worker, step in zip(self._pool.workers, steps, strict=False):
             if step is not None:
                 worker.ask("take", *step)
         for i, step in enumerate(steps):
             if step is not None:
                 self._only(i, "step", f"in world {i}")
+        return self._column("invalid", torch.bool)
 
     def compare(self, world: int, skills: list[int]) -> tuple[list[float], list[float]]:
         """See `worker.World.compare`."""
@@ -324,6 +314,27 @@ class HabitatWorlds:
     def _overrides(self, index: int) -> list[str]:
         gpu = self._gpus[index % len(self._gpus)]
         return [f"habitat.simulator.habitat_sim_v0.gpu_device_id={gpu}"]
+
+
+def lab_config() -> Path:
+    """The Habitat-Lab YAML that worlds are composed from."""
+    return Path(str(resources.files("llarp.habitat_configs") / BENCHMARK))
+
+
+def lab_overrides(config: EnvConfig, assets: HabitatAssets, segmentation: bool = False) -> list[str]:
+    """What of it is set otherwise for `config`."""
+    sensors = "habitat.simulator.agents.main_agent.sim_sensors"
+    found = [
+        f"habitat.simulator.agents.main_agent.articulated_agent_urdf='{assets.robot}'",
+        f"habitat.simulator.scene_dataset='{assets.dataset}'",
+        f"habitat.simulator.additional_object_paths={[str(p) for p in assets.objects]}",
+    ]
+    for sensor, size in (("head_rgb_sensor", config.image_size), ("third_rgb_sensor", OUTSIDE_SIZE)):
+        found += [f"{sensors}.{sensor}.{side}={size}" for side in ("width", "height")]
+    if segmentation:
+        found.append(f"+{sensors}.head_semantic_sensor={{type: HabitatSimSemanticSensor, uuid: head_semantic, hfov: 90, "
+                     f"width: {config.image_size}, height: {config.image_size}}}")  # fmt: skip
+    return found
 
 
 def visible_gpus(device: torch.device) -> list[int]:
