@@ -57,7 +57,7 @@ def write_apartments(folder: Path, assets: Assets) -> Path:
                 furniture.add(name)
                 _write_object(folder, "furniture", name, [part])
             instances.append({"template_name": name, "motion_type": "STATIC"} | _placed(layouts, row, slot))
-        write_glb(folder / f"stages/{scene}.glb", [_part(layouts, row, slots[kind]) for kind in _ROOM_SLOTS])
+        write_glb(folder / f"stages/{scene}.glb", [_part(layouts, row, slots[kind]) for kind in _ROOM_SLOTS], lit=True)
         stage = {"render_asset": f"../../stages/{scene}.glb"} | FLAT
         write_json(folder / f"configs/stages/{scene}.stage_config.json", stage)
         content = {
@@ -102,7 +102,7 @@ def _placed(layouts: LayoutTables, row: int, slot: int) -> dict[str, Any]:
 
 def _write_object(folder: Path, kind: str, name: str, parts: list[tuple[Mesh, NDArray[np.uint8]]]) -> None:
     """An object or a piece of furniture, its origin where our mesh has it."""
-    write_glb(folder / kind / f"{name}.glb", parts)
+    write_glb(folder / kind / f"{name}.glb", parts, lit=True)
     config = {"render_asset": f"../../{kind}/{name}.glb", "COM": [0, 0, 0], "mass": 0.2} | FLAT
     write_json(folder / "configs" / kind / f"{name}.object_config.json", config)
 
@@ -115,10 +115,10 @@ def _write_articulated(
     yaw = float(layouts.yaw[row, slots[0]])
     turn = np.array([[np.cos(yaw), np.sin(yaw), 0], [-np.sin(yaw), np.cos(yaw), 0], [0, 0, 1]])  # world to piece
     lines = ['<?xml version="1.0"?>', f'<robot name="{name}">', *_link("body")]
-    write_glb(home / "body.glb", [_part(layouts, row, slots[0])])
+    write_glb(home / "body.glb", [_part(layouts, row, slots[0])], lit=True)
     for slot in slots[1:]:
         link = _LINKS[int(layouts.joint[row, slot])]
-        write_glb(home / f"{link}.glb", [_part(layouts, row, slot)])
+        write_glb(home / f"{link}.glb", [_part(layouts, row, slot)], lit=True)
         at = to_habitat(turn @ (layouts.position[row, slot] - layouts.position[row, slots[0]])).round(5)
         kind = "revolute" if layouts.joint[row, slot] == FRIDGE_HANDLE else "prismatic"
         slide = to_habitat(turn @ layouts.slide[row, slot]).round(5)

@@ -1,9 +1,10 @@
 """Writes coloured meshes of ours as binary glTF files (.glb) that Habitat loads.
 
-Our frame has z up, glTF's and Habitat's y up: a point (x, y, z) of ours is written as (x, z, -y). The light of the
-embedded simulator is in the colours of the vertices, and the files are to be drawn with the "flat" shader (`FLAT`):
-Habitat-Sim's Phong shader gives the models of glTF files no light from everywhere, and its other one needs an
-environment map that takes seconds to prepare.
+Our frame has z up, glTF's and Habitat's y up: a point (x, y, z) of ours is written as (x, z, -y).
+
+Models may carry the light of the embedded simulator in the colours of their vertices, to be drawn with the "flat"
+shader (`FLAT`) in scenes without lights. Habitat-Sim's Phong shader gives models of glTF files no light from
+everywhere, and its other one needs an environment map that takes ten seconds to prepare on a CPU.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from PIL import Image
 from llarp.sim.assets import Mesh
 from llarp.sim.model import AMBIENT, HEADLIGHT, LIGHTS
 
-FLAT = {"shader_type": "flat", "requires_lighting": False}
-"""For the configs of models that this module writes."""
+FLAT = {"shader_type": "flat", "force_flat_shading": True}
+"""For the configs of models that carry their light in their colours."""
 _MAGIC, _JSON, _BIN = 0x46546C67, 0x4E4F534A, 0x004E4942
 _FLOAT, _BYTE, _SHORT, _INT = 5126, 5121, 5123, 5125
 _VERTICES, _INDICES = 34962, 34963  # what a buffer view is for
-_CREASE_COSINE = 0.5  # faces that meet at a sharper angle than 60 degrees are shaded with an edge between
+_CREASE_COSINE = 0.85  # a corner whose face leans further than 32 degrees from the mean about it has an edge
 
 
 def to_habitat(points: ArrayLike) -> NDArray[np.float64]:
@@ -36,13 +37,15 @@ def to_habitat(points: ArrayLike) -> NDArray[np.float64]:
     return np.stack((x, z, -y), axis=-1)
 
 
-def write_glb(path: Path, parts: Sequence[tuple[Mesh, NDArray[np.uint8]]], two_sided: bool = False) -> None:
+def write_glb(
+    path: Path, parts: Sequence[tuple[Mesh, NDArray[np.uint8]]], lit: bool = False, two_sided: bool = False
+) -> None:
     """Write meshes, each with its texture (H, W, 3), as one file: matt, a texture that several share once.
 
-    two_sided: faces are seen from behind too.
+    lit: light is in the colours. two_sided: faces are seen from behind too.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    made = _File(two_sided)
+    made = _File(lit, two_sided)
     for mesh, texture in parts:
         made.add(mesh, texture)
     path.write_bytes(made.packed())
@@ -51,8 +54,8 @@ def write_glb(path: Path, parts: Sequence[tuple[Mesh, NDArray[np.uint8]]], two_s
 class _File:
     """A file's JSON and its binary data as they grow."""
 
-    def __init__(self, two_sided: bool) -> None:
-        self._two_sided = two_sided
+    def __init__(self, lit: bool, two_sided: bool) -> None:
+        self._lit, self._two_sided = lit, two_sided
         self._binary = bytearray()
         self._materials: dict[bytes, int] = {}
         self._gltf: dict[str, Any] = {
@@ -72,14 +75,15 @@ class _File:
     def add(self, mesh: Mesh, texture: NDArray[np.uint8]) -> None:
         vertices, normals, uv, faces = shaded(mesh)
         points = to_habitat(vertices).astype("<f4")
-        color = np.full((len(points), 4), 255, np.uint8)
-        color[:, :3] = (brightness(normals) * 255).round()[:, None]
         attributes = {
             "POSITION": self._accessor(points, "VEC3", _FLOAT, min=points.min(0).tolist(), max=points.max(0).tolist()),
             "NORMAL": self._accessor(to_habitat(normals).astype("<f4"), "VEC3", _FLOAT),
             "TEXCOORD_0": self._accessor(uv.astype("<f4"), "VEC2", _FLOAT),
-            "COLOR_0": self._accessor(color, "VEC4", _BYTE, normalized=True),
         }
+        if self._lit:
+            color = np.full((len(points), 4), 255, np.uint8)
+            color[:, :3] = (brightness(normals) * 255).round()[:, None]
+            attributes["COLOR_0"] = self._accessor(color, "VEC4", _BYTE, normalized=True)
         kind, dtype = (_SHORT, "<u2") if len(points) < 1 << 16 else (_INT, "<u4")
         index = self._accessor(faces.ravel().astype(dtype), "SCALAR", kind, _INDICES)
         primitive = {"attributes": attributes, "indices": index, "material": self._material(texture)}

@@ -32,6 +32,7 @@ from habitat.core.simulator import Observations, Sensor, SensorTypes
 from habitat.datasets.rearrange.navmesh_utils import get_largest_island_index
 from habitat.sims.habitat_simulator.habitat_simulator import HabitatSim
 from habitat.tasks.rearrange.rearrange_grasp_manager import RearrangeGraspManager
+from habitat_sim.gfx import DEFAULT_LIGHTING_KEY, NO_LIGHT_KEY
 from habitat_sim.physics import MotionType
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
@@ -220,7 +221,11 @@ class LanguageRearrangementSim(HabitatSim):
         found = {handle.rsplit("_:", 1)[0]: manager.get_object_by_handle(handle)
                  for handle in sorted(manager.get_object_handles(), reverse=True)}  # fmt: skip
         self.joints = [_joint(found, name, link, begin.labels.scene) for name, link in HANDLE_LINKS]
+        self._light = DEFAULT_LIGHTING_KEY if self.get_current_light_setup() else NO_LIGHT_KEY
         self.robot = FetchSuctionRobot(get_agent_config(self.habitat_config), self)
+        self.robot.sim_obj = manager.add_articulated_object_from_urdf(
+            self.robot.urdf_path, fixed_base=True, light_setup_key=self._light
+        )
         self.robot.reconfigure()
         self.robot.sim_obj.motion_type = MotionType.KINEMATIC
         self.robot.reset()
@@ -253,7 +258,9 @@ class LanguageRearrangementSim(HabitatSim):
         if model not in self._templates:
             raise UserError(f"no object model {model!r} is known to Habitat-Sim: is the dataset complete? "
                             "(llarp assets check)")  # fmt: skip
-        thing = self.get_rigid_object_manager().add_object_by_template_handle(self._templates[model])
+        thing = self.get_rigid_object_manager().add_object_by_template_handle(
+            self._templates[model], light_setup_key=self._light
+        )
         if thing is None or not thing.is_alive:
             raise UserError(f"{self._templates[model]}: Habitat-Sim cannot load this object (llarp assets check)")
         thing.motion_type = MotionType.KINEMATIC

@@ -92,13 +92,13 @@ def write_robot(folder: Path) -> Path:
     meshes = urdf.parent.parent / "meshes"
     lines = ['<?xml version="1.0"?>', '<robot name="llarp_fetch_standin">']
     lines += _link("base_link", "base", "0 0 0")
-    write_glb(meshes / "base_link.glb", [(pieces["base"], texture)])
+    write_glb(meshes / "base_link.glb", [(pieces["base"], texture)], lit=True)
     for link in _LINKS:
         if link.piece:
             mesh = pieces[link.piece]
             inverse = np.linalg.inv(frames[link.name])
             points = (mesh.vertices @ inverse[:3, :3].T + inverse[:3, 3]).astype(np.float32)
-            write_glb(meshes / f"{link.name}.glb", [(Mesh(link.name, points, mesh.faces, mesh.uv), texture)])
+            write_glb(meshes / f"{link.name}.glb", [(Mesh(link.name, points, mesh.faces, mesh.uv), texture)], lit=True)
         lines += [*_link(link.name, link.piece, f"{np.pi / 2:.9f} 0 0"), *_joint(link, frames)]
     urdf.parent.mkdir(parents=True, exist_ok=True)
     urdf.write_text("\n".join([*lines, "</robot>", ""]))

@@ -27,7 +27,7 @@ from llarp.sim.textures import palettes
 from llarp.sim.world import load_assets
 
 from .apartments import write_apartments
-from .glb_writer import FLAT, write_glb, write_json
+from .glb_writer import write_glb, write_json
 from .robot_standin import write_robot
 
 OBJECTS, ROBOTS = Path("objects/ycb"), Path("robots")
@@ -91,7 +91,7 @@ def write_objects(folder: Path) -> None:
     texture = object_material().texture
     for name in YCB:
         write_glb(folder / "meshes" / f"{name}.glb", [(standin(name), texture)])
-        config = {"render_asset": f"../meshes/{name}.glb", "COM": [0, 0, 0], "mass": 0.2} | FLAT
+        config = {"render_asset": f"../meshes/{name}.glb", "COM": [0, 0, 0], "mass": 0.2}
         write_json(folder / "configs" / f"{name}.object_config.json", config | {"user_defined": {"level": True}})
 
 

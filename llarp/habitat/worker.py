@@ -8,6 +8,7 @@ with, and ends.
 from __future__ import annotations
 
 import contextlib
+import json
 import mmap
 import os
 import sys
@@ -20,7 +21,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llarp.cache import cache_dir
 from llarp.errors import UserError
+from llarp.runfolder import write_atomically
 
 from .messages import STATE_SIZE, Beginning, Told, WorkerSettings, pack, receive, send
 
@@ -169,6 +172,18 @@ def probe(gpu: int) -> int:
     return 0
 
 
+def _skip_environment_map() -> None:
+    """Go to a folder whose shader config names no files for lighting by an environment map.
+
+    Habitat-Sim looks for that config in the working folder and else prepares such a map at its start, which takes 10 to
+    40 seconds on a CPU.
+    """
+    folder = cache_dir("habitat", "start", "data")
+    none = {"enable_ibl": False, "ibl_blut_filename": "none.png", "ibl_envmap_filename": "none.hdr"}
+    write_atomically(folder / "default.pbr_config.json", json.dumps(none))
+    os.chdir(folder.parent)
+
+
 def main(words: list[str]) -> int:
     """Run as a process of the pool, or `--probe`."""
     if words[:1] == ["--probe"]:
@@ -176,6 +191,7 @@ def main(words: list[str]) -> int:
     import torch
 
     torch.set_num_threads(1)
+    _skip_environment_map()
     pipe, file = int(words[0]), int(words[1])
     with contextlib.suppress(KeyboardInterrupt):
         serve(Connection(pipe), mmap.mmap(file, 0))
