@@ -61,6 +61,7 @@ HANDLE_LINKS = (("kitchen_counter", "drawer1_top"), ("kitchen_counter", "drawer2
 _GL = ctypes.CDLL(_library) if (_library := ctypes.util.find_library("GL")) else None
 _ATTIC = mn.Vector3(0.0, -100.0, 0.0)  # where object models wait that no slot shows
 _MAX_WAITING = 64
+_FIRST_ID = 1000  # segment of slot 0; ReplicaCAD gives its furniture numbers up to 98
 
 
 # -- simulator --------------------------------------------------------------------------------------------------------
@@ -207,8 +208,12 @@ class LanguageRearrangementSim(HabitatSim):
 
     def visible_pixels(self) -> NDArray[np.int64]:
         """Pixels that each slot's object covers in the head camera's picture, (56,)."""
-        seen = self.draw(SEGMENTS).astype(np.int64).ravel()
-        return np.bincount(seen, minlength=MAX_OBJECTS + 1)[1 : MAX_OBJECTS + 1]
+        return np.bincount(self.seen_slots().ravel() + 1, minlength=MAX_OBJECTS + 1)[1:]
+
+    def seen_slots(self) -> NDArray[np.int64]:
+        """The slot whose object is seen at each pixel of the head camera's picture, -1: none, (H, W)."""
+        slots = self.draw(SEGMENTS).astype(np.int64) - _FIRST_ID
+        return np.where((slots >= 0) & (slots < MAX_OBJECTS), slots, -1)
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
@@ -247,7 +252,7 @@ class LanguageRearrangementSim(HabitatSim):
                 self.slots[slot] = self._add(model) if spare is None else self._waiting.pop(spare)[1]
                 self._models[slot] = model
                 for node in self.slots[slot].visual_scene_nodes:
-                    node.semantic_id = slot + 1
+                    node.semantic_id = _FIRST_ID + slot
         while len(self._waiting) > _MAX_WAITING:
             self.get_rigid_object_manager().remove_object_by_handle(self._waiting.pop(0)[1].handle)
         for _, thing in self._waiting:

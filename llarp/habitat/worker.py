@@ -114,6 +114,10 @@ class World:
 
         self._memory.outside[...] = self._env.sim.draw(plugin.OUTSIDE)[..., :3]
 
+    def seen_slots(self) -> NDArray[np.int64]:
+        """See `plugin.LanguageRearrangementSim.seen_slots`; only with `WorkerSettings.visibility`."""
+        return self._env.sim.seen_slots()
+
     def tracker(self) -> dict[str, Any]:
         """What has been reached so far, for a checkpoint."""
         return self._env.task.tracker.state_dict()

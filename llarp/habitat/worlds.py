@@ -148,6 +148,10 @@ class HabitatWorlds:
             seen.append(torch.from_numpy(worker.memory.outside.copy()))
         return torch.stack(seen).to(self.device)
 
+    def seen_slots(self) -> Tensor:
+        """The slot whose object is seen at each pixel, -1: none, int64 (N, H, W); only with `segmentation`."""
+        return torch.from_numpy(np.stack([worker.call("seen_slots") for worker in self._pool.workers]))
+
     def visible(self, min_pixels: int = MIN_PIXELS) -> Tensor:
         """Objects that cover at least `min_pixels`, scaled to its size, of the picture last drawn, bool (N, 56)."""
         least = min_pixels * (self.config.image_size / 128) ** 2
