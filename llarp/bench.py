@@ -17,7 +17,9 @@ from llarp.tasks.actions import OPEN_FRIDGE, PICK_BASE
 
 from . import machine
 from .config import RunConfig
+from .envs.episode_source import asset_notes
 from .envs.vector import LanguageRearrangementVectorEnv
+from .habitat import check_installed
 from .rl.config import TrainConfig
 from .rl.trainer import Trainer
 from .rl.update import ppo_update
@@ -55,7 +57,9 @@ def settings(config: RunConfig) -> dict[str, Any]:
         "policy": dataclasses.asdict(config.policy),
         "ppo": dataclasses.asdict(config.ppo),
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("torch", "mujoco-warp", "warp-lang", "transformers", "timm")},
+        "versions": {name: version(name) for name in ("torch", "mujoco-warp", "warp-lang", "transformers", "timm")}
+        | (check_installed() if config.env.backend == "habitat" else {}),
+        "notes": list(asset_notes(config.env)),
     }
 
 
@@ -180,7 +184,8 @@ def _trainer(config: RunConfig, total_steps: int, log: Callable[[dict[str, float
     env = build_env(config)
     trainer = Trainer(env, build_policy(config), config.ppo, train, seed=config.seed, log=log)
     trainer.collector.start()
-    _end_early(env, config.seed)
+    if config.env.backend != "habitat":  # its processes judge their steps themselves: there, episodes end as they do
+        _end_early(env, config.seed)
     return trainer
 
 

@@ -13,8 +13,8 @@ from .errors import UserError
 GIB = 1024**3
 BASE_MEMORY_GIB = 2.5
 """What a run needs besides its worlds: libraries, LLM and ViT in the default preset (measured, rounded up)."""
-HABITAT_MEMORY_GIB = 1.5
-"""What a process with a Habitat simulator and a ReplicaCAD scene needs of its own (measured 1.0 to 1.3)."""
+HABITAT_MEMORY_GIB = 2.5
+"""For each Habitat world: a process needs 1.0 to 1.3 GiB of its own (measured), and a run evaluates in further ones."""
 MIN_DISK_GIB = 1.0
 """Free space a run asks for: checkpoints, events and films of the default preset, with room to spare."""
 

@@ -14,7 +14,7 @@ import torch
 
 from .config import RunConfig
 from .disjoint import record
-from .envs.episode_source import load_episodes
+from .envs.episode_source import asset_notes, load_episodes
 from .envs.vector import LanguageRearrangementVectorEnv
 from .evaluation.agents import PolicyAgent
 from .evaluation.evaluate import evaluate_split
@@ -144,6 +144,7 @@ def train(config: RunConfig, resume: Path | None = None, ranks: Ranks = ALONE) -
         "success_rate": evaluations.get("after PPO", summary)["success_rate"],
         "interrupted": interrupted,
         "total_s": time.monotonic() - started,
+        **({"notes": list(notes)} if (notes := asset_notes(config.env)) else {}),
         **results,
     }
     if ranks.leads:

@@ -63,6 +63,15 @@ def load_episodes(config: EnvConfig, seed: int) -> EpisodeSet:
         raise UserError(str(e)) from e
 
 
+def asset_notes(config: EnvConfig) -> tuple[str, ...]:
+    """What of the worlds of `config` is not as it would be with complete data, a sentence each; for reports."""
+    if config.backend == "habitat":
+        from llarp.habitat.assets import find_assets
+
+        return find_assets(config).notes
+    return load_assets_for(config).notes
+
+
 def _under(episodes: EpisodeSet, rules: str, assets: Assets) -> EpisodeSet:
     """The same episodes with their goals read by `rules`."""
     if episodes.rules == rules:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from llarp.envs.config import EnvConfig
-from llarp.envs.episode_source import load_assets_for, load_episodes
+from llarp.envs.episode_source import asset_notes, load_episodes
 from llarp.envs.vector import LanguageRearrangementVectorEnv
 from llarp.errors import UserError
 from llarp.progress import Progress
@@ -208,7 +208,7 @@ def evaluate(
         "policy": policy or str(checkpoint),
         "seed": config.seed,
     }
-    if notes := load_assets_for(config.env).notes:
+    if notes := asset_notes(config.env):
         result["notes"] = list(notes)
     if report is not None:
         write_page(report, result, gallery.draw(config), beside or LLARP)

@@ -55,6 +55,7 @@ def page(folder: RunFolder, summary: dict[str, Any]) -> str:
     parts = [f"<!doctype html><meta charset=utf-8><title>llarp {name}</title><style>{STYLE}</style>"]
     parts.append(f"<h1>Training run {name}</h1>")
     parts += _numbers(summary)
+    parts += [f"<p>Note: {html.escape(str(note))}.</p>" for note in summary.get("notes") or ()]
     parts += _evaluations(summary.get("evaluations") or {})
     if len(steps) == len(rows) and rows:
         parts.append("<h2>Training curves</h2><p>Over environment steps.</p>")

@@ -419,7 +419,7 @@ class LanguageRearrangementTask(EmbodiedTask):
 
     @torch.inference_mode()
     def act(self, skill: int, told: Told | None = None) -> None:
-        """Use a skill: bring about in Habitat-Sim what it does, and read back what is; `judge` then counts the step."""
+        """Use a skill: bring about in Habitat-Sim what it does. `judge` then reads what is, and counts the step."""
         state, rules, sim = self.state, self.settings.rules, self._sim
         sim.read(state)
         action = torch.tensor([skill])
@@ -435,11 +435,11 @@ class LanguageRearrangementTask(EmbodiedTask):
         if told is not None:
             self._tell(told, held)
         sim.write(state)
-        sim.read(state)
 
     @torch.inference_mode()
     def judge(self) -> None:
         """Reward, progress and end of the step just made. Facts that published rules keep are those from before it."""
+        self._sim.read(self.state)
         facts = self.truth()
         if self._before is not None:
             facts = torch.where(self._before[0], self._before[1], facts)

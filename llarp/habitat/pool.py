@@ -24,6 +24,8 @@ from llarp.errors import UserError
 from .messages import WorkerSettings, receive, send
 from .worker import Memory, layout, memory_size
 
+COMMAND = (sys.executable, "-m", "llarp.habitat.worker")
+"""A worker's program; tests put another in its place."""
 LAST_LINES = 3
 """Of a dead worker's log, quoted."""
 
@@ -48,7 +50,7 @@ class Worker:
             file.truncate(memory_size(settings.image_size))
             self._map = mmap.mmap(file.fileno(), 0)
             ours, theirs = Pipe()
-            words = [sys.executable, "-m", "llarp.habitat.worker", str(theirs.fileno()), str(file.fileno())]
+            words = [*COMMAND, str(theirs.fileno()), str(file.fileno())]
             with open(log, "ab") as out:
                 self.process = subprocess.Popen(
                     words, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=os.environ | environment,
@@ -142,7 +144,15 @@ class Pool:
         self._settings, self._environment, self._overrides = settings, environment, overrides
         self._patience_s = patience_s
         self._logs = tempfile.TemporaryDirectory(prefix="llarp-habitat-")
-        self.workers = [self._begin(i) for i in range(num_workers)]
+        self._num_workers = num_workers
+        self._workers: list[Worker] = []
+
+    @property
+    def workers(self) -> list[Worker]:
+        """The processes, started when they are first needed."""
+        if not self._workers:
+            self._workers = [self._begin(i) for i in range(self._num_workers)]
+        return self._workers
 
     def replace(self, index: int) -> Worker:
         """A fresh process in the place of a lost one."""
@@ -152,10 +162,10 @@ class Pool:
 
     def close(self) -> None:
         """End all processes."""
-        for worker in self.workers:
+        for worker in self._workers:
             worker.pipe.close()
         deadline = time.monotonic() + 3
-        for worker in self.workers:
+        for worker in self._workers:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 worker.process.wait(max(0.0, deadline - time.monotonic()))
                 continue

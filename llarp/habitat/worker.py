@@ -12,7 +12,6 @@ import json
 import mmap
 import os
 import sys
-import time
 import traceback
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -122,20 +121,6 @@ class World:
         """What has been reached so far, for a checkpoint."""
         return self._env.task.tracker.state_dict()
 
-    def compare(self, skills: list[int]) -> tuple[list[float], list[float]]:
-        """Seconds that each step of these skills took, and right after it drawing the same picture alone."""
-        steps, draws = [], []
-        from . import plugin
-
-        for skill in skills:
-            begun = time.perf_counter()
-            self.step(skill)
-            between = time.perf_counter()
-            self._env.sim.draw(plugin.HEAD)
-            steps.append(between - begun)
-            draws.append(time.perf_counter() - between)
-        return steps, draws
-
     def _see(self, observations: Any) -> None:
         self._memory.rgb[...] = observations["head_rgb"]
         if self._settings.visibility:
@@ -190,12 +175,12 @@ def _skip_environment_map() -> None:
 
 def main(words: list[str]) -> int:
     """Run as a process of the pool, or `--probe`."""
+    _skip_environment_map()
     if words[:1] == ["--probe"]:
         return probe(int(words[1]) if len(words) > 1 else -1)
     import torch
 
     torch.set_num_threads(1)
-    _skip_environment_map()
     pipe, file = int(words[0]), int(words[1])
     with contextlib.suppress(KeyboardInterrupt):
         serve(Connection(pipe), mmap.mmap(file, 0))

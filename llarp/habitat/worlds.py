@@ -223,12 +223,6 @@ class HabitatWorlds:
                 self._only(i, "step", f"in world {i}")
         return self._column("invalid", torch.bool)
 
-    def compare(self, world: int, skills: list[int]) -> tuple[list[float], list[float]]:
-        """See `worker.World.compare`."""
-        times = self._pool.workers[world].call("compare", skills)
-        self._take(world)
-        return times
-
     def _only(self, i: int, what: str, which: str) -> None:
         try:
             self._pool.workers[i].answer()
@@ -336,8 +330,8 @@ def lab_overrides(config: EnvConfig, assets: HabitatAssets, segmentation: bool =
     for sensor, size in (("head_rgb_sensor", config.image_size), ("third_rgb_sensor", OUTSIDE_SIZE)):
         found += [f"{sensors}.{sensor}.{side}={size}" for side in ("width", "height")]
     if segmentation:
-        found.append(f"+{sensors}.head_semantic_sensor={{type: HabitatSimSemanticSensor, uuid: head_semantic, hfov: 90, "
-                     f"width: {config.image_size}, height: {config.image_size}}}")  # fmt: skip
+        side, kind = config.image_size, "type: HabitatSimSemanticSensor, uuid: head_semantic, hfov: 90"
+        found.append(f"+{sensors}.head_semantic_sensor={{{kind}, width: {side}, height: {side}}}")
     return found
 
 
