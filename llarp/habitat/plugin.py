@@ -208,12 +208,12 @@ class LanguageRearrangementSim(HabitatSim):
 
     def visible_pixels(self) -> NDArray[np.int64]:
         """Pixels that each slot's object covers in the head camera's picture, (56,)."""
-        return np.bincount(self.seen_slots().ravel() + 1, minlength=MAX_OBJECTS + 1)[1:]
+        return np.bincount(self.seen_slots().ravel() + 1, minlength=MAX_OBJECTS + 2)[1:-1]
 
     def seen_slots(self) -> NDArray[np.int64]:
-        """The slot whose object is seen at each pixel of the head camera's picture, -1: none, (H, W)."""
+        """As `llarp.sim.renderer.BatchRenderer.seen_slots`, of one picture (H, W)."""
         slots = self.draw(SEGMENTS).astype(np.int64) - _FIRST_ID
-        return np.where((slots >= 0) & (slots < MAX_OBJECTS), slots, -1)
+        return np.where((slots >= 0) & (slots <= MAX_OBJECTS), slots, -1)
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
@@ -234,6 +234,9 @@ class LanguageRearrangementSim(HabitatSim):
         self.robot.reconfigure()
         self.robot.sim_obj.motion_type = MotionType.KINEMATIC
         self.robot.reset()
+        for link in (-1, *self.robot.sim_obj.get_link_ids()):
+            for node in self.robot.sim_obj.get_link_visual_nodes(link):
+                node.semantic_id = _FIRST_ID + MAX_OBJECTS
         self.grasp = RearrangeGraspManager(self, self.habitat_config, self.robot)
         self.grasp.reset()
         if not self._templates:

@@ -150,12 +150,19 @@ class BatchRenderer:
 
     def visible_pixels(self) -> Tensor:
         """How many pixels of the last picture show each object: int64 (N, 56). Needs `segmentation=True`."""
-        if not self._segmentation:
-            raise UserError("visible_pixels needs a BatchRenderer made with segmentation=True")
-        slot = self._seen[..., 0].long() - self._objects.start  # (N, size * size)
-        slot = torch.where((slot >= 0) & (slot < MAX_OBJECTS), slot, MAX_OBJECTS)  # the last bin: all that is no object
+        slot = self.seen_slots().flatten(1)
+        slot = torch.where(slot >= 0, slot, MAX_OBJECTS)  # the last bin: all that is no object
         counts = torch.zeros(self.num_worlds, MAX_OBJECTS + 1, dtype=torch.int64, device=self.device)
         return counts.scatter_add_(1, slot, torch.ones_like(slot))[:, :MAX_OBJECTS]
+
+    def seen_slots(self) -> Tensor:
+        """What each pixel of the last picture shows: an object's slot, MAX_OBJECTS: the robot, -1: anything else.
+
+        int64 (N, size, size). Needs `segmentation=True`."""
+        if not self._segmentation:
+            raise UserError("what pixels show needs a BatchRenderer made with segmentation=True")
+        slot = (self._seen[..., 0].long() - self._objects.start).clamp(min=-1, max=MAX_OBJECTS)
+        return slot.view(self.num_worlds, self.size, self.size)
 
     # -- memory ---------------------------------------------------------------------------------------------------
 
