@@ -51,7 +51,7 @@ class Worker:
             self._map = mmap.mmap(file.fileno(), 0)
             ours, theirs = Pipe()
             words = [*COMMAND, str(theirs.fileno()), str(file.fileno())]
-            with open(log, "ab") as out:
+            with open(log, "wb") as out:
                 self.process = subprocess.Popen(
                     words, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=os.environ | environment,
                     pass_fds=(theirs.fileno(), file.fileno()), start_new_session=True,

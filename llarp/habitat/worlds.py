@@ -83,6 +83,7 @@ class HabitatWorlds:
         self.dropped = torch.zeros(num_worlds, dtype=torch.bool, device=self.device)
         self.set_aside: list[int] = []
         self.log: list[str] = []  # what was lost, for reports
+        self._said = 0  # lines of it that have been printed
         self._ever_ran = False
 
     # -- playing ------------------------------------------------------------------------------------------------------
@@ -142,14 +143,13 @@ class HabitatWorlds:
 
     def render_outside(self) -> Tensor:
         """The worlds from a camera that follows the robot, uint8 (N, 512, 512, 3)."""
-        seen = []
-        for worker in self._pool.workers:
-            worker.call("outside")
-            seen.append(torch.from_numpy(worker.memory.outside.copy()))
+        for i in range(self.num_worlds):
+            self._call(i, "outside")
+        seen = [torch.from_numpy(worker.memory.outside.copy()) for worker in self._pool.workers]
         return torch.stack(seen).to(self.device)
 
     def seen_slots(self) -> Tensor:
-        """The slot whose object is seen at each pixel, -1: none, int64 (N, H, W); only with `segmentation`."""
+        """As `llarp.sim.renderer.BatchRenderer.seen_slots`: int64 (N, H, W); only with `segmentation`."""
         return torch.from_numpy(np.stack([worker.call("seen_slots") for worker in self._pool.workers]))
 
     def visible(self, min_pixels: int = MIN_PIXELS) -> Tensor:
@@ -171,9 +171,7 @@ class HabitatWorlds:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides how the worlds go on, as copies."""
-        trackers = []
-        for i, worker in enumerate(self._pool.workers):
-            trackers.append({} if self._over[i] else worker.call("tracker"))
+        trackers = [{} if self._over[i] else self._call(i, "tracker") or {} for i in range(self.num_worlds)]
         return {
             "state": {f.name: getattr(self.state, f.name).clone() for f in fields(WorldState)},
             "trackers": trackers,
@@ -232,6 +230,13 @@ class HabitatWorlds:
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
+    def _call(self, i: int, name: str) -> Any:
+        """A command between two steps; None if the process is lost, which the next step will then report."""
+        try:
+            return self._pool.workers[i].call(name)
+        except WorkerLost:
+            return None
+
     def _beginning(self, row: int, occurrence: int) -> Beginning:
         return self.source.beginning(row, self.seed, occurrence)
 
@@ -246,6 +251,7 @@ class HabitatWorlds:
             try:
                 self._pool.workers[i].answer()
                 self._take(i)
+                self._say_what_is_new()
                 return True
             except WorkerLost as lost:
                 self._note(i, row, lost)
@@ -280,7 +286,14 @@ class HabitatWorlds:
         line = (f"Habitat worker {i} {lost}; episode {episode} (scene {self.source.scene(row)}), "
                 f"loss {self._losses[row]} in a row")  # fmt: skip
         self.log.append(line)
-        print(f"llarp: {line}", file=sys.stderr, flush=True)
+        if self._ever_ran:
+            self._say_what_is_new()
+
+    def _say_what_is_new(self) -> None:
+        """Print what was lost since the last time; where nothing has run yet it may all become one error message."""
+        for line in self.log[self._said :]:
+            print(f"llarp: {line}", file=sys.stderr, flush=True)
+        self._said = len(self.log)
 
     def _take(self, i: int) -> None:
         """Read what a worker has put into its memory."""
