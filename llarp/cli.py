@@ -178,6 +178,22 @@ def _data(request: Request) -> dict[str, Any]:
     return data.inspect_file(config, path, chosen.rows, chosen.episode, picture)
 
 
+def _assets(request: Request) -> dict[str, Any]:
+    chosen = request.options
+    if request.what == "check":
+        from .habitat.check import check_assets
+
+        rows = check_assets(chosen.scenes or "", chosen.objects or "", chosen.robot or "")
+        return {"checks": [dataclasses.asdict(row) for row in rows]}
+    if chosen.out is None:
+        raise UserError("name the folder to write: llarp assets stand-ins OUT")
+    from .habitat.standins import write_stand_ins
+
+    out = Path(chosen.out)
+    made = write_stand_ins(out)
+    return {"folder": str(out), "files": sum(file.is_file() for file in out.rglob("*")), "made": "; ".join(made)}
+
+
 def _doctor(request: Request) -> dict[str, Any]:
     config = request.config()
     from .doctor import examine
@@ -192,6 +208,7 @@ class Command:
     run: Callable[[Request], Any]
     whats: tuple[str, ...] = ()
     json_out: bool = True  # `out=` is a JSON file
+    folder_out: tuple[str, ...] = ()  # of `whats`: `out=` is a folder, and may be given as OUT alone
 
 
 COMMANDS: dict[str, Command] = {
@@ -201,8 +218,10 @@ COMMANDS: dict[str, Command] = {
     "replay": Command("step episodes through given actions", options.ReplayOptions, _replay),
     "bench": Command("measure speed", options.BenchOptions, _bench, ("sim", "policy", "update", "train")),
     "data": Command("episode files", options.DataOptions, _data, ("generate", "validate", "inspect", "check")),
+    "assets": Command("what Habitat loads", options.AssetsOptions, _assets, ("check", "stand-ins"),
+                      folder_out=("stand-ins",)),
     "doctor": Command("what is installed, found or missing, and how to mend it", options.DoctorOptions, _doctor),
-}
+}  # fmt: skip
 
 
 # -- parsing ----------------------------------------------------------------------------------------------------------
@@ -217,6 +236,8 @@ def parse(command: Command, words: list[str]) -> Request:
         if not words or words[0] not in command.whats:
             raise UserError(f"choose what: {', '.join(command.whats)}" + (f" (got {words[0]!r})" if words else ""))
         what, *words = words
+        if what in command.folder_out and words and "=" not in words[0] and not words[0].startswith("-"):
+            words = [f"out={words[0]}", *words[1:]]
     kinds, settings = leaves(command.options), leaves(RunConfig)
     aliases = {short: full for short, full in ALIASES.items() if full in settings}
     chosen: dict[str, Any] = {}
@@ -286,7 +307,8 @@ def _main(words: list[str]) -> int:
         print(command_usage(name))
         return 0
     request = parse(command, rest)
-    out = Path(request.options.out) if command.json_out and request.options.out is not None else None
+    json_out = command.json_out and request.what not in command.folder_out
+    out = Path(request.options.out) if json_out and request.options.out is not None else None
     if out is not None:
         check_out(out)
     result = command.run(request)

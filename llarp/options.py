@@ -78,5 +78,13 @@ class DataOptions:
 
 
 @dataclass(frozen=True)
+class AssetsOptions:
+    scenes: str | None = option(None, "check: folder of ReplicaCAD (default: where LLARP_DATA says, else data/)")
+    objects: str | None = option(None, "check: folder of YCB's models")
+    robot: str | None = option(None, "check: folder or URDF of Fetch")
+    out: str | None = option(None, "check: file for the JSON result; stand-ins: folder to write, also as its own word")
+
+
+@dataclass(frozen=True)
 class DoctorOptions:
     out: str | None = option(None, "file for the JSON result")

@@ -13,9 +13,8 @@ import pytest
 import torch
 from glb_files import Glb, small_dataset, write_bytes, write_json
 
-from llarp import doctor
-from llarp.config import RunConfig
 from llarp.errors import UserError
+from llarp.habitat import check
 from llarp.sim.assets import LayoutTables, Mesh
 from llarp.sim.model import build_model
 from llarp.sim.renderer import BatchRenderer
@@ -290,11 +289,11 @@ def test_doctor_counts_scenes_and_models(dataset: Path, tmp_path: Path, monkeypa
     monkeypatch.setenv("LLARP_DATA", str(tmp_path))
     dataset.rename(tmp_path / "replica_cad")
     _ycb_folder(tmp_path / "objects/ycb")
-    scenes, models = doctor._replica_cad(RunConfig()), doctor._ycb(RunConfig())
+    scenes, models = check.replica_cad(""), check.ycb("")
     assert scenes[0] and "2 scenes and 1 object models" in scenes[1]
     assert models[0] and "1 of " in models[1]
     monkeypatch.setenv("LLARP_DATA", str(tmp_path / "gone"))
-    assert not doctor._replica_cad(RunConfig())[0] and "stand-in shapes" in doctor._ycb(RunConfig())[1]
+    assert not check.replica_cad("")[0] and "stand-in shapes" in check.ycb("")[1]
 
 
 # -- the whole --------------------------------------------------------------------------------------------------------

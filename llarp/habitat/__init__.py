@@ -35,18 +35,20 @@ def version_of(distribution: str) -> str | None:
     return "?"
 
 
+def check_version(distribution: str) -> str:
+    """The version of habitat-sim or habitat-lab; UserError if it is missing or too old."""
+    version, remedy = version_of(distribution), INSTALL[distribution][1]
+    if version is None:
+        raise UserError(f"backend=habitat needs {distribution}, which is not installed: {remedy}")
+    if version != "?" and _numbers(version) < MIN_VERSION:
+        least = ".".join(map(str, MIN_VERSION))
+        raise UserError(f"{distribution} {version} is too old: backend=habitat needs {least} or later: {remedy}")
+    return version
+
+
 def check_installed() -> dict[str, str]:
     """The versions of habitat-sim and habitat-lab; UserError if one is missing or too old."""
-    versions = {}
-    for distribution, (_, remedy) in INSTALL.items():
-        version = version_of(distribution)
-        if version is None:
-            raise UserError(f"backend=habitat needs {distribution}, which is not installed: {remedy}")
-        if version != "?" and _numbers(version) < MIN_VERSION:
-            least = ".".join(map(str, MIN_VERSION))
-            raise UserError(f"{distribution} {version} is too old: backend=habitat needs {least} or later: {remedy}")
-        versions[distribution] = version
-    return versions
+    return {distribution: check_version(distribution) for distribution in INSTALL}
 
 
 def _numbers(version: str) -> tuple[int, ...]:
