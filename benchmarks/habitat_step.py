@@ -10,6 +10,7 @@ within a scene (`habitat.Env.reset`, its picture included) likewise, without the
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import json
 import statistics
@@ -44,8 +45,7 @@ def main() -> None:
     rows = [row for row, scene in enumerate(scenes) if scene == scenes[0]]  # one scene
     config = plugin.get_config(lab_config(), tuple(lab_overrides(env_config, assets)))
     def episode(row: int) -> Any:
-        begin = source.beginning(row, 1)
-        return plugin.habitat_episode(lambda: begin, begin.labels, assets.dataset)
+        return plugin.habitat_episode(functools.partial(source.beginning, row, 1), source.labels(row), assets.dataset)
 
     env = plugin.open_env(config, source.settings(TaskConfig()), episode(rows[0]))
     order = itertools.cycle(rows)

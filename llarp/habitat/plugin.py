@@ -84,6 +84,7 @@ class LanguageRearrangementSim(HabitatSim):
 
     robot: FetchSuctionRobot
     grasp: RearrangeGraspManager
+    beginning: Beginning  # of the episode that `reconfigure` was called for last
     joints: list[_Joint]  # by handle
 
     def __init__(self, config: DictConfig) -> None:
@@ -103,7 +104,7 @@ class LanguageRearrangementSim(HabitatSim):
         self, habitat_config: DictConfig, ep_info: Any = None, should_close_on_new_scene: bool = False
     ) -> None:
         """Get scene, robot and objects of an episode (a `LanguageRearrangementEpisode`) ready."""
-        begin = ep_info.begin()
+        begin = self.beginning = ep_info.begin()
         if begin.labels.scene != self._scene:
             if self._scene:
                 self.grasp.desnap(True)
@@ -387,7 +388,7 @@ class LanguageRearrangementTask(EmbodiedTask):
     @torch.inference_mode()
     def begin(self, episode: LanguageRearrangementEpisode) -> None:
         """Start an episode without looking at it."""
-        begin = self.beginning = episode.begin()
+        begin = self.beginning = self._sim.beginning
         poses, heights = self._sim.nav_poses(begin)
         begin.state.nav_pose.numpy()[0], begin.state.nav_height.numpy()[0] = poses, heights
         self.key = torch.tensor([begin.key])

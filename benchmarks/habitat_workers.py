@@ -1,0 +1,56 @@
+"""Steps a second with two Habitat processes over the best of one, in one run.
+
+    python benchmarks/habitat_workers.py DATASET.pickle SCENES [ROBOT] [--steps 150] [--repeats 5] [--size 224]
+
+Valid actions, natural resets, pictures. One process is tried with one and with two drawing threads, two processes with
+one each; the three take turns, `steps` vector steps at a time. Printed: steps a second of each, medians, and the ratio.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+
+from llarp.bench import ChangingActions
+from llarp.config import load
+from llarp.train import build_env
+
+SETTINGS = {"one process, one thread": (1, 1), "one process, two threads": (1, 2), "two processes": (2, 1)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset"), parser.add_argument("scenes"), parser.add_argument("robot", nargs="?", default="")
+    parser.add_argument("--steps", type=int, default=150), parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--size", type=int, default=224)
+    given = parser.parse_args()
+    envs, actions = {}, {}
+    for name, (worlds, threads) in SETTINGS.items():
+        config = load("default", (
+            "backend=habitat", f"env.dataset={given.dataset}", f"env.scenes={given.scenes}",
+            f"env.robot={given.robot}", f"env.image_size={given.size}", f"env.num_envs={worlds}",
+            f"env.render_threads={threads}", "device=cpu",
+        ))  # fmt: skip
+        envs[name], actions[name] = build_env(config), ChangingActions(worlds, "cpu", 1)
+        envs[name].reset()
+    rates: dict[str, list[float]] = {name: [] for name in SETTINGS}
+    for repeat in range(given.repeats + 1):  # the first loads object models and is not counted
+        for name, env in envs.items():
+            begun = time.perf_counter()
+            for _ in range(given.steps):
+                env.step(actions[name].draw(env.valid_actions()))
+            if repeat:
+                rates[name].append(env.num_envs * given.steps / (time.perf_counter() - begun))
+    for env in envs.values():
+        env.close()
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    best = max(medians["one process, one thread"], medians["one process, two threads"])
+    shown = {name: round(value, 1) for name, value in medians.items()}
+    print(json.dumps({"steps_per_s": shown, "two_over_one": round(medians["two processes"] / best, 3),
+                      "image_size": given.size, "steps": given.steps, "repeats": given.repeats}))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
