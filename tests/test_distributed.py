@@ -8,11 +8,9 @@ import multiprocessing
 import os
 import pickle
 import random
-import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from test_checkpoint import NoisyEnv, same
 from tiny_llm import make_tiny_llm
 
 from llarp import cli, machine
+from llarp import train as training
 from llarp.config import load
 from llarp.errors import UserError
 from llarp.rl import checkpoint, distributed
@@ -85,7 +84,9 @@ class Crew:
             pipe.send((call, arguments))
         found = []
         for rank, pipe in enumerate(self.pipes):
-            assert pipe.poll(60), f"rank {rank} does not come back"
+            if not pipe.poll(120):
+                self.close()  # the other tests had better fail at once
+                raise TimeoutError(f"rank {rank} does not come back")
             found.append(pickle.loads(pipe.recv_bytes()))
         return found
 
@@ -407,32 +408,101 @@ def test_resume_auto_begins_or_continues(tmp_path: Path) -> None:
     assert run_to_continue(config) == folder
 
 
-def test_a_run_of_two_processes_goes_on_after_one_was_killed(tmp_path: Path) -> None:
-    make_tiny_llm(tmp_path / "llm")
-    words = ["train", "config=smoke", "policy.llm=llm", "policy.vision=test_vit", "policy.vision_pool=grid2",
-             "policy.precision=float32", "policy.max_instruction_tokens=192", "env.image_size=32", "env.num_envs=2",
-             "task.max_steps=6", "train.eval_episodes=0", "train.total_steps=320", "run_name=two", "resume=auto",
-             "out=out.json"]  # fmt: skip
+JOB = """
+import os, signal, sys
+from pathlib import Path
+import llarp.train
+from llarp import cli
+from llarp.runfolder import RunFolder
+from llarp.rl import checkpoint
+from test_distributed import trainer_of
+
+def train(config, resume, ranks):
+    folder = Path("runs/two")
+    log = []
+    trainer = trainer_of(ranks, folder / "checkpoints", config.train.total_steps, 1, log)
+    trainer.train = config.train
+    if resume:
+        assert trainer.load(checkpoint.latest(resume))
+        if ranks.leads:
+            print("continues at", trainer.env_steps)
+    elif ranks.leads:
+        RunFolder(folder).create(config)
+    steps = []
+    def stop():
+        steps.append(1)
+        if ranks.rank == 1 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and len(steps) > 15:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return False
+    trainer.run(stop)
+    return {"env_steps": trainer.env_steps, "rank": ranks.rank}
+
+llarp.train.train = train
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def test_a_job_goes_on_after_one_of_its_processes_was_killed(tmp_path: Path) -> None:
+    (tmp_path / "job.py").write_text(JOB)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--max-restarts=1",
-               f"--master-port={free_port()}", "--monitor-interval=0.1", "-m", "llarp", *words]  # fmt: skip
-    metrics = tmp_path / "runs" / "two" / "metrics.jsonl"
-    with subprocess.Popen(command, cwd=tmp_path, stdout=-1, stderr=-1, text=True) as launcher:
+               f"--master-port={free_port()}", "--monitor-interval=0.1", "job.py", "train", "config=smoke",
+               "device=cpu", "train.total_steps=192", "run_name=two", "resume=auto", "out=out.json"]  # fmt: skip
+    path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)])
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}, stdout=-1, stderr=-1, text=True
+    ) as job:
         try:
-            patience = time.monotonic() + 120
-            while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 3):
-                assert launcher.poll() is None and time.monotonic() < patience
-                time.sleep(0.02)
-            started = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
-            os.kill(int(started[1]), signal.SIGKILL)
-            output, errors = launcher.communicate(timeout=120)
+            output, errors = job.communicate(timeout=200)
         finally:
-            launcher.terminate()
-    assert launcher.returncode == 0, errors
+            job.terminate()
+    assert job.returncode == 0, errors
     lost = [line for line in errors.splitlines() if line.startswith("llarp: ")]
-    assert len(lost) == 1 and "another process of this job has ended" in lost[0] and "Traceback" not in errors
-    assert "continuing runs/two" in output and output.count("writing to runs/two") == 1
-    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
-    assert [row["env_steps"] for row in rows] == [32 * (i + 1) for i in range(10)]  # 8 steps of 2 + 2 worlds
-    result = json.loads((tmp_path / "out.json").read_text())
-    assert result["env_steps"] == 320 and not result["interrupted"]
+    assert len(lost) == 1 and lost[0].startswith("llarp: rank 0 stops: another process of this job has ended")
+    assert "Traceback" not in errors
+    assert output.count("continues at 96") == 1  # rank 1 died in the third rollout: 6 steps of 3 + 5 worlds each
+    assert json.loads((tmp_path / "out.json").read_text()) == {"env_steps": 192, "rank": 0}
     assert [p.name for p in (tmp_path / "runs").iterdir()] == ["two"]
+
+
+def whole_run(ranks: Ranks, folder: Path, words: list[str], resume: str | None) -> dict[str, Any]:
+    """`train` in `folder`, without films; the result and the trainable weights at the end."""
+    os.chdir(folder)
+    training._film = lambda *_: []  # type: ignore[assignment]
+    policies, build = [], training.build_policy
+
+    def remember(config: Any) -> Any:
+        policies.append(build(config))
+        return policies[-1]
+
+    training.build_policy = remember
+    try:
+        resumed = None if resume is None else Path(resume)
+        config = load("smoke" if resumed is None else str(resumed / "config.yaml"), words)
+        result = training.train(config, resume=resumed, ranks=ranks)
+    finally:
+        training.build_policy = build
+    return {"result": result, "weights": policies[0].trainable_state_dict()}
+
+
+def test_a_whole_run_of_two_ranks(crew: Crew, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_tiny_llm(tmp_path / "llm")
+    tiny = ["policy.llm=llm", "policy.vision=test_vit", "policy.vision_pool=grid2", "policy.precision=float32",
+            "policy.max_instruction_tokens=192", "env.image_size=32", "env.num_envs=2", "task.max_steps=6",
+            "train.warm_start=bc", "bc.episodes=4", "bc.epochs=1", "train.critic_warmup_steps=16", "device=cpu",
+            "train.eval_episodes=2", "train.total_steps=64", "run_name=two", "seed=3"]  # fmt: skip
+    first, second = crew.run(whole_run, tmp_path, tiny, None)
+    assert same(first["weights"], second["weights"])
+    result = first["result"]
+    assert result["warm_start"]["demonstrations"] == 4 and set(result["evaluations"]) == {"before PPO", "after PPO"}
+    assert result["env_steps"] == 64 and second["result"]["evaluations"] == {}
+    run = tmp_path / "runs" / "two"
+    assert json.loads((run / "report.json").read_text())["env_steps"] == 64
+    steps = [json.loads(line)["env_steps"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [32, 64]  # 8 steps of 2 + 2 worlds
+    worlds = checkpoint.load(checkpoint.latest(run), training.build_policy(load(str(run / "config.yaml"))))
+    played = [state["collector"]["env"]["world"] for state in (worlds, *worlds["others"])]
+    assert not same(played[0], played[1])  # each rank has worlds of its own
+    first, second = crew.run(whole_run, tmp_path, ["train.total_steps=96"], "runs/two")
+    assert same(first["weights"], second["weights"]) and first["result"]["env_steps"] == 96
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 3
