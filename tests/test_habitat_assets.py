@@ -31,6 +31,7 @@ from llarp.sim.replica_cad.files import open_dataset, read_object_config
 from llarp.sim.replica_cad.folder import Folder
 from llarp.sim.replica_cad.geometry import HANDLE_MARKERS
 from llarp.sim.replica_cad.glb import read_glb
+from llarp.sim.replica_cad.objects import load_objects
 from llarp.sim.replica_cad.urdf import read_urdf
 from llarp.sim.replica_cad.ycb import YCB
 from llarp.sim.robot import build_robot
@@ -124,8 +125,17 @@ def test_every_ycb_name_has_a_shape_of_its_size(made: Path) -> None:
         np.testing.assert_allclose(low, -high, atol=1e-5, err_msg=name)  # the origin is the box's centre
         x, y, z = model.size
         np.testing.assert_allclose(high - low, (x, z, y), rtol=1e-3, err_msg=name)
-    user = json.loads((made / "objects/ycb/configs/013_apple.object_config.json").read_text())["user_defined"]
-    assert user == {"level": True}
+
+
+def test_the_embedded_simulator_reads_them_as_its_own(made: Path, tmp_path: Path) -> None:
+    """The same shapes, drawn upright, whether it has a folder of stand-ins or makes its own."""
+    dataset = open_dataset(small_dataset(tmp_path / "replica_cad"))
+    names = ["013_apple", "035_power_drill", "041_small_marker"]
+    own, read = load_objects(dataset, names, None), load_objects(dataset, names, made / "objects/ycb")
+    assert read.notes == () and len(own.notes) == 1
+    for a, b in zip(own.meshes, read.meshes, strict=True):
+        assert a.level and b.level and len(a.faces) == len(b.faces)
+        np.testing.assert_allclose(a.vertices[a.faces], b.vertices[b.faces], atol=1e-5)
 
 
 def test_the_robot_holds_things_where_ours_does(tmp_path: Path) -> None:

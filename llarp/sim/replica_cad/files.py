@@ -31,6 +31,7 @@ class ObjectConfig:
     front: Floats  # (3,) of the asset; turned to -z
     com: Floats | None  # (3,) origin of the object in its asset; None: centre of the asset's bounding box
     receptacles: tuple[ReceptacleBox, ...]
+    level: bool = False  # drawn upright however it is tilted, as stand-ins of ours say (`llarp assets stand-ins`)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +72,8 @@ def read_object_config(folder: Folder, file: Path) -> ObjectConfig:
     com = r.vector("COM", 3) if "COM" in r.values else None
     up, front = r.vector("up", 3, (0.0, 1.0, 0.0)), r.vector("front", 3, (0.0, 0.0, -1.0))
     scale = r.vector("scale", 3, (1.0, 1.0, 1.0))
-    return ObjectConfig(_handle(file), file, asset, scale, up, front, com, read_receptacles(r))
+    level = r.object("user_defined").values.get("level") is True
+    return ObjectConfig(_handle(file), file, asset, scale, up, front, com, read_receptacles(r), level)
 
 
 def _handle(file: Path) -> str:

@@ -79,6 +79,7 @@ def load_objects(dataset: Dataset, names: Sequence[str], folder: Path | None) ->
             model = _model(config.render_asset)
             unread += model.unread_textures
             parts.append(_parts(name, config, model))
+            parts[-1][0][0].level = config.level
         else:
             count += 1
             parts.append([(standin(name), palette.texture)])
