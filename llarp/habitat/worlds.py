@@ -175,8 +175,8 @@ class HabitatWorlds:
         return {
             "state": {f.name: getattr(self.state, f.name).clone() for f in fields(WorldState)},
             "trackers": trackers,
-            "episode": self.episode.cpu(),
-            "occurrence": self.occurrence.cpu(),
+            "episode": self.episode.cpu().clone(),
+            "occurrence": self.occurrence.cpu().clone(),
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
