@@ -13,8 +13,8 @@ from .errors import UserError
 GIB = 1024**3
 BASE_MEMORY_GIB = 2.5
 """What a run needs besides its worlds: libraries, LLM and ViT in the default preset (measured, rounded up)."""
-HABITAT_MEMORY_GIB = 2.5
-"""For each Habitat world: a process needs 1.0 to 1.3 GiB of its own (measured), and a run evaluates in further ones."""
+HABITAT_WORLD_GIB = 1.1
+"""What a process with a Habitat simulator and a ReplicaCAD scene needs of its own (measured 0.9 to 1.0)."""
 MIN_DISK_GIB = 1.0
 """Free space a run asks for: checkpoints, events and films of the default preset, with room to spare."""
 
@@ -136,8 +136,10 @@ def size_run(machine: Machine, device: str) -> dict[str, Any]:
 
 
 def habitat_worlds(machine: Machine) -> int:
-    """How many Habitat simulators, a process each, this machine is to run: two a core, as memory allows."""
-    return max(1, min(2 * machine.cores, 64, int((machine.memory_gib - BASE_MEMORY_GIB) / HABITAT_MEMORY_GIB)))
+    """How many Habitat simulators, a process each, this machine is to run: two a core, as memory allows.
+
+    A run evaluates in as many further ones."""
+    return max(1, min(2 * machine.cores, 64, int((machine.memory_gib - BASE_MEMORY_GIB) / (2 * HABITAT_WORLD_GIB))))
 
 
 def settings_of(tree: dict[str, Any], group: str) -> dict[str, Any]:
@@ -164,9 +166,11 @@ def fill_in_auto(tree: dict[str, Any]) -> dict[str, Any]:
     return filled
 
 
-def check_room(num_envs: int, image_size: int, folder: Path | str) -> None:
-    """UserError where memory or disk clearly cannot hold a run of `num_envs` worlds in main memory (0 on a GPU)."""
-    needed = (BASE_MEMORY_GIB + num_envs * (0.02 + 12 * image_size**2 / GIB)) * from_launcher().local_world_size
+def check_room(num_envs: int, image_size: int, folder: Path | str, world_gib: float = 0.02) -> None:
+    """UserError where memory or disk clearly cannot hold a run of `num_envs` worlds in main memory (0 on a GPU).
+
+    `world_gib`: what each needs besides its pictures."""
+    needed = (BASE_MEMORY_GIB + num_envs * (world_gib + 12 * image_size**2 / GIB)) * from_launcher().local_world_size
     free = free_memory_gib()
     if free < needed:
         raise UserError(

@@ -85,7 +85,7 @@ class RunFolder:
     @classmethod
     def planned(cls, config: RunConfig) -> RunFolder:
         """Where a run will go, checked (free name, writable, room on the disk), with nothing written yet."""
-        from .machine import check_room
+        from .machine import HABITAT_WORLD_GIB, check_room
 
         parent = Path(config.output_dir)
         if config.run_name != Path(config.run_name).name or config.run_name == "..":
@@ -98,8 +98,10 @@ class RunFolder:
         path = parent / (config.run_name or _free_name(parent))
         if path.exists():
             raise UserError(f"{path} exists already: choose another run_name, or continue it with resume={path}")
-        worlds_in_memory = config.env.num_envs if config.device == "cpu" else 0
-        check_room(worlds_in_memory, config.env.image_size, parent)
+        habitat = config.env.backend == "habitat"
+        worlds_in_memory = config.env.num_envs if habitat or config.device == "cpu" else 0
+        room = (HABITAT_WORLD_GIB,) if habitat else ()
+        check_room(worlds_in_memory, config.env.image_size, parent, *room)
         return cls(path)
 
     def create(self, config: RunConfig) -> RunFolder:
