@@ -204,6 +204,7 @@ class Ranks:
         if not self.alone:
             self.wait()
             dist.destroy_process_group()
+            self._meetings = self._gradients = None  # living on, they may keep the interpreter from ending
 
     @contextmanager
     def _lost_peers(self) -> Iterator[None]:
