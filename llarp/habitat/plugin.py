@@ -32,6 +32,7 @@ from habitat.core.simulator import Observations, Sensor, SensorTypes
 from habitat.datasets.rearrange.navmesh_utils import get_largest_island_index
 from habitat.sims.habitat_simulator.habitat_simulator import HabitatSim
 from habitat.tasks.rearrange.rearrange_grasp_manager import RearrangeGraspManager
+from habitat_sim import SensorType
 from habitat_sim.gfx import DEFAULT_LIGHTING_KEY, NO_LIGHT_KEY
 from habitat_sim.physics import MotionType
 from hydra.core.config_search_path import ConfigSearchPath
@@ -41,6 +42,7 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from llarp.errors import UserError
+from llarp.sim.assets import BACKGROUND_RGBA
 from llarp.tasks import atoms, semantics
 from llarp.tasks import task as rearrangement
 from llarp.tasks.actions import NUM_ACTIONS, OPEN_FRIDGE, PICK_BASE, PLACE_BASE
@@ -48,8 +50,6 @@ from llarp.tasks.keyed_random import uniform
 from llarp.tasks.rules import target_xy
 from llarp.tasks.state import MAX_OBJECTS, WorldState
 
-from .assets import find_assets
-from .episodes import Episodes, env_config
 from .frames import Arrays, arrays, changed_objects, habitats, ours, turn
 from .messages import Beginning, EpisodeLabels, TaskSettings, Told
 
@@ -86,6 +86,14 @@ class LanguageRearrangementSim(HabitatSim):
     grasp: RearrangeGraspManager
     beginning: Beginning  # of the episode that `reconfigure` was called for last
     joints: list[_Joint]  # by handle
+
+    def create_sim_config(self, _sensor_suite: Any) -> Any:
+        """Habitat-Lab's, with the embedded simulator's background above the walls."""
+        made = super().create_sim_config(_sensor_suite)
+        for sensor in made.agents[0].sensor_specifications:
+            if sensor.sensor_type == SensorType.COLOR:
+                sensor.clear_color = mn.Color4(*BACKGROUND_RGBA)
+        return made
 
     def __init__(self, config: DictConfig) -> None:
         super().__init__(config)
@@ -346,6 +354,9 @@ class LanguageRearrangementDataset(Dataset):
         self.episodes = []
         if config is None:  # `open_env` fills it
             return
+        from .assets import find_assets  # imports the embedded simulator, which worker processes do without
+        from .episodes import Episodes, env_config
+
         env = env_config(config)
         source, assets = Episodes.load(env, config.seed), find_assets(env)
         self.settings = source.settings(rearrangement.TaskConfig())

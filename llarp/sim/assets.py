@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+BACKGROUND_RGBA = (0.80, 0.86, 0.92, 1.0)
+"""What is seen where nothing is (above the walls): a light grey-blue."""
 PALETTE_CELLS = 16
 """A palette texture has 16 x 16 flat cells; a face takes the colour of the cell in which its uv coordinates lie."""
 

@@ -21,8 +21,6 @@ from .assets import LayoutTables, Material, Mesh
 from .cameras import CAMERAS
 from .robot import build_robot
 
-BACKGROUND_RGBA = (0.80, 0.86, 0.92, 1.0)
-"""What rays see that hit nothing (above the walls): a light grey-blue."""
 VIEW_DISTANCE_M = 60.0
 LIGHTS = (((0.35, 0.25, -0.9), 0.42), ((-0.6, -0.7, -0.4), 0.2))
 """Directions into which the lights shine, and their brightness."""

@@ -25,8 +25,8 @@ from llarp.tasks.entities import NUM_HANDLES
 from llarp.tasks.state import MAX_OBJECTS, WorldState
 
 from . import cameras
-from .assets import LayoutTables, Material, Mesh
-from .model import BACKGROUND_RGBA, RenderModel, build_model
+from .assets import BACKGROUND_RGBA, LayoutTables, Material, Mesh
+from .model import RenderModel, build_model
 
 _BOUNDS_MARGIN_M = 1e-4  # flat meshes get a box of some thickness
 _CPU_FLAGS = "-menable-no-nans -fno-signed-zeros -Wno-nan-infinity-disabled"
