@@ -6,10 +6,13 @@ import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
+LEAST_HABITAT = 30
+"""So many tests marked `habitat` pass where Habitat is installed, or a run of all of them fails."""
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
@@ -35,7 +38,7 @@ def _missing(marker: str) -> str | None:
     return None if smollm.is_cached() else "the language model has not been fetched (llarp train does)"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip what cannot run here, saying why."""
     reasons: dict[str, str | None] = {}
     for item in items:
@@ -45,6 +48,49 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                     reasons[marker] = _missing(marker)
                 if reason := reasons[marker]:
                     item.add_marker(pytest.mark.skip(reason=reason))
+    config.stash[_ALL_HABITAT] = _everything_was_asked_for(config) and reasons.get("habitat", "none") is None
+
+
+def _everything_was_asked_for(config: pytest.Config) -> bool:
+    """True for `pytest` and `pytest -m habitat`, not where files, names or other marks narrow it down."""
+    chosen = [Path(a).resolve() for a in config.args]
+    narrowed = config.option.keyword or config.option.lf or config.option.deselect or config.option.ignore
+    return not narrowed and config.option.markexpr in ("", "habitat") and set(chosen) <= {ROOT, ROOT / "tests"}
+
+
+_ALL_HABITAT = pytest.StashKey[bool]()
+_OUTCOMES: dict[str, set[str]] = {"passed": set(), "skipped": set()}
+"""Tests marked `habitat`."""
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Count tests of Habitat."""
+    if "habitat" in report.keywords and (report.when == "call" or report.skipped) and report.outcome in _OUTCOMES:
+        _OUTCOMES[report.outcome].add(report.nodeid)
+
+
+def _habitat_complaint(config: pytest.Config) -> str:
+    """What is wrong with a whole run where Habitat is installed."""
+    if not config.stash.get(_ALL_HABITAT, False) or config.option.collectonly:
+        return ""
+    passed, skipped = len(_OUTCOMES["passed"]), sorted(_OUTCOMES["skipped"])
+    if skipped:
+        return f"Habitat is installed, yet {len(skipped)} of its tests were skipped, such as {skipped[0]}"
+    if passed < LEAST_HABITAT:
+        return f"Habitat is installed, yet only {passed} of its tests passed: {LEAST_HABITAT} are expected"
+    return ""
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """A run of all tests fails where Habitat is installed and too few of its tests passed."""
+    if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED) and _habitat_complaint(session.config):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Say so."""
+    if complaint := _habitat_complaint(config):
+        terminalreporter.write_line(f"ERROR: {complaint}", red=True)
 
 
 @pytest.fixture
