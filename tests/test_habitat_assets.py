@@ -221,6 +221,16 @@ def test_a_folder_with_other_things_is_not_touched(tmp_path: Path) -> None:
     assert [f.name for f in tmp_path.iterdir()] == ["mine.txt"]
 
 
+def test_an_interrupted_folder_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(folder: Path, assets: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(standins, "write_apartments", full)
+    with pytest.raises(UserError, match="out cannot be written: No space left"):
+        standins.write_stand_ins(tmp_path / "out")
+    assert not any(tmp_path.iterdir())
+
+
 def test_several_processes_share_one_folder(tmp_path: Path) -> None:
     """Both get the same complete folder, nothing half-written stays; an old generation goes, the newest stay."""
     script = "from llarp.habitat import standins as s; s.write_apartments = s.load_assets = lambda *a: None; "

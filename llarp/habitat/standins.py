@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -50,35 +49,42 @@ _MAKERS = ("sim", "habitat/apartments.py", "habitat/glb_writer.py", "habitat/rob
 
 
 def write_stand_ins(out: Path) -> list[str]:
-    """Write all stand-ins below the folder `out`; what they are, in a sentence each. Seconds, some ten megabytes."""
-    if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or (out / NOTE_FILE).is_file())):
+    """Write all stand-ins as the folder `out`; what they are, in a sentence each. Seconds, 18 MB.
+
+    A new folder appears when it is complete; one with stand-ins is written anew in its place, any other is refused."""
+    again = (out / NOTE_FILE).is_file()
+    if not again and out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{out} exists and is no folder of stand-ins: name a new folder")
+    partial = out if again else out.with_name(f".{out.name}.{os.getpid()}.partial")
+    made = [*NOTES.values(), "the built-in apartments and objects as a scene dataset (these are no stand-ins)"]
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        write_objects(out / OBJECTS)
-        write_robot(out / ROBOTS)
+        partial.mkdir(parents=True, exist_ok=True)
+        write_objects(partial / OBJECTS)
+        write_robot(partial / ROBOTS)
         for name in STAGE_NAMES:
-            write_glb(out / STAGES / f"{name}.glb", [_plain_room()], two_sided=True)
-        write_apartments(out / APARTMENTS, load_assets())
-        made = [*NOTES.values(), "the built-in apartments and objects as a scene dataset (these are no stand-ins)"]
-        write_json(out / NOTE_FILE, {"made_by": f"llarp {__version__}", "what": made})
+            write_glb(partial / STAGES / f"{name}.glb", [_plain_room()], two_sided=True)
+        write_apartments(partial / APARTMENTS, load_assets())
+        write_json(partial / NOTE_FILE, {"made_by": f"llarp {__version__}", "what": made})
+        if not again:
+            os.rename(partial, out)
     except OSError as e:
         raise UserError(f"{out} cannot be written: {e.strerror or e}") from e
+    finally:
+        if not again:
+            shutil.rmtree(partial, ignore_errors=True)
     return made
 
 
 def stand_ins() -> Path:
-    """The folder of stand-ins in the cache, written the first time (by one process, where several ask at once)."""
+    """The folder of stand-ins in the cache, written the first time."""
     home = cache_dir("habitat")
     folder = home / f"{__version__}-{_fingerprint()}"
     if not (folder / NOTE_FILE).is_file():
-        with tempfile.TemporaryDirectory(dir=home, prefix="partial-") as temporary:
-            write_stand_ins(Path(temporary) / "made")
-            try:
-                os.rename(Path(temporary) / "made", folder)
-            except OSError as e:  # another process was faster
-                if not (folder / NOTE_FILE).is_file():
-                    raise UserError(f"{folder} cannot be written: {e.strerror or e}") from e
+        try:
+            write_stand_ins(folder)
+        except UserError:
+            if not (folder / NOTE_FILE).is_file():  # else another process was faster
+                raise
         _drop_old(home)
     return folder
 
