@@ -54,7 +54,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _everything_was_asked_for(config: pytest.Config) -> bool:
     """True for `pytest` and `pytest -m habitat`, not where files, names or other marks narrow it down."""
     chosen = [Path(a).resolve() for a in config.args]
-    narrowed = config.option.keyword or config.option.lf or config.option.deselect or config.option.ignore
+    option = config.option
+    narrowed = option.keyword or getattr(option, "lf", False) or option.deselect or option.ignore
     return not narrowed and config.option.markexpr in ("", "habitat") and set(chosen) <= {ROOT, ROOT / "tests"}
 
 

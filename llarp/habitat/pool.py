@@ -28,6 +28,8 @@ COMMAND = (sys.executable, "-m", "llarp.habitat.worker")
 """A worker's program; tests put another in its place."""
 LAST_LINES = 3
 """Of a dead worker's log, quoted."""
+_NOISE = ("]:[Metadata]", "duplicate static plugin")  # said of every dataset, and at every start
+_TELLING = ("rror", "bort", "ssert", "ESP_CHECK", "EGL", "cannot", "nable to")
 
 
 class WorkerLost(Exception):
@@ -125,8 +127,8 @@ class Worker:
                 text = file.read().decode(errors="replace")
         except OSError:
             return ""
-        said = [line.strip() for line in text.splitlines() if line.strip()]
-        worth = [line for line in said if "rror" in line or "bort" in line or "ssert" in line] or said
+        said = [line.strip() for line in text.splitlines() if line.strip() and not any(n in line for n in _NOISE)]
+        worth = [line for line in said if any(word in line for word in _TELLING)] or said
         return f"; its log ends: {' | '.join(worth[-LAST_LINES:])[:600]}" if worth else ""
 
 
