@@ -1,6 +1,6 @@
 """What a Habitat step and a reset cost over bare drawing: one process, 224x224, valid actions, interleaved.
 
-    python benchmarks/habitat_step.py DATASET.pickle SCENES [ROBOT] [--steps 2000] [--repeats 5]
+    python benchmarks/habitat_step.py DATASET.pickle SCENES [ROBOT] [--steps 2000] [--repeats 5] [--environment-light]
 
 Every step (`habitat.Env.step`: skill, reading back, judging, picture) is followed by drawing the same picture of the
 same scene, robot and objects alone. Printed: milliseconds and their ratio in every repeat, and the medians; resets
@@ -13,6 +13,7 @@ import argparse
 import functools
 import itertools
 import json
+import os
 import statistics
 import time
 from typing import Any
@@ -22,6 +23,7 @@ import torch
 from llarp.config import load
 from llarp.habitat.assets import find_assets
 from llarp.habitat.episodes import Episodes
+from llarp.habitat.worker import skip_environment_map
 from llarp.habitat.worlds import lab_config, lab_overrides
 from llarp.tasks import semantics
 from llarp.tasks.task import TaskConfig
@@ -31,13 +33,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset"), parser.add_argument("scenes"), parser.add_argument("robot", nargs="?", default="")
     parser.add_argument("--steps", type=int, default=2000), parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--environment-light", action="store_true")
     given = parser.parse_args()
+    os.environ |= {"LP_NUM_THREADS": "1", "MAGNUM_LOG": "quiet", "HABITAT_SIM_LOG": "quiet"}  # as in a worker
+    if not given.environment_light:
+        skip_environment_map()
     from llarp.habitat import plugin
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
     env_config = load("default", (
-        "backend=habitat", f"env.dataset={given.dataset}", f"env.scenes={given.scenes}", f"env.robot={given.robot}",
+        "backend=habitat", f"env.dataset={os.path.abspath(given.dataset)}",
+        f"env.scenes={os.path.abspath(given.scenes)}", f"env.robot={given.robot and os.path.abspath(given.robot)}",
         "env.image_size=224", "env.num_envs=1",
     )).env  # fmt: skip
     source, assets = Episodes.load(env_config, 1), find_assets(env_config)
@@ -80,7 +87,8 @@ def main() -> None:
     print(json.dumps({
         "step_ms": round(medians[0], 2), "draw_ms": round(medians[1], 2), "step_over_draw": round(medians[2], 3),
         "reset_ms": round(statistics.median(resets), 2), "resets": len(resets), "steps": given.steps,
-        "repeats": given.repeats, "scene": scenes[0], "notes": list(assets.notes),
+        "repeats": given.repeats, "scene": scenes[0], "environment_light": given.environment_light,
+        "notes": list(assets.notes),
     }))  # fmt: skip
 
 

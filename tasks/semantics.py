@@ -106,12 +106,21 @@ def read_atoms(state: WorldState, action: Tensor, rules: str = "clean") -> Tenso
     return read
 
 
-def apply(state: WorldState, action: Tensor, draws: Tensor, half_size: Tensor, rules: str = "clean") -> Tensor:
+def apply(
+    state: WorldState,
+    action: Tensor,
+    draws: Tensor,
+    half_size: Tensor,
+    rules: str = "clean",
+    possible: Tensor | None = None,
+) -> Tensor:
     """Takes one skill in every world, in place; returns where it was invalid (nothing changed there), bool (N,).
 
     `action` int64 (N,); `draws` (N, NUM_DRAWS) uniform in [0, 1), used only where something is put down; `half_size`
-    (K, 3) of the object catalogue."""
-    valid = valid_actions(state, rules).gather(1, action[:, None])[:, 0]
+    (K, 3) of the object catalogue; `possible` (N, 70) what `valid_actions` gives, where it is known already."""
+    if possible is None:
+        possible = valid_actions(state, rules)
+    valid = possible.gather(1, action[:, None])[:, 0]
 
     def taken(first: int, last: int) -> Tensor:
         return (valid & (action >= first) & (action < last)).nonzero()[:, 0]

@@ -71,6 +71,7 @@ class WorkerSettings:
     task: TaskSettings
     image_size: int
     visibility: bool  # also make out which objects the head camera sees
+    environment_light: bool = False  # light scenes by an environment map, too
 
 
 @dataclass(frozen=True)

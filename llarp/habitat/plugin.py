@@ -104,6 +104,7 @@ class LanguageRearrangementSim(HabitatSim):
         self._present: dict[int, Any] = {}  # the slots with an object
         self._waiting: list[tuple[str, Any]] = []  # rigid objects that no slot shows, with their models
         self._now: Arrays = {}  # what was last written or read
+        self._read: Arrays = {}  # what was last read
         self._nav: dict[str, tuple[NDArray, NDArray]] = {}  # nav poses by scene
         self._templates: dict[str, str] = {}  # handles by model
         self._level: set[str] = set()  # models that are drawn upright
@@ -122,7 +123,7 @@ class LanguageRearrangementSim(HabitatSim):
         elif self.grasp.is_grasped:
             self.grasp.desnap(True)
         self._fill_slots(begin.models)
-        self._now = {}
+        self._now = self._read = {}
 
     def reset(self) -> Observations:  # type: ignore[override]
         """The pictures: `reconfigure` and `write` have done the work."""
@@ -187,8 +188,10 @@ class LanguageRearrangementSim(HabitatSim):
             self.grasp.update_object_to_grasp()
             self.slots[held].rotation = _quaternion(float(new["robot"][2]), None)
 
-    def read(self, state: WorldState) -> None:
-        """Put into a one-world state what Habitat-Sim has: robot, joints, where objects are, what is held."""
+    def read(self, state: WorldState) -> bool:
+        """Put into a one-world state what Habitat-Sim has: robot, joints, where objects are, what is held.
+
+        Returns whether anything is otherwise than when it was last read."""
         base = self.robot.base_pos
         state.robot.numpy()[0] = base[0], -base[2], self.robot.base_rot
         state.robot_height.numpy()[0] = base[1]
@@ -201,7 +204,9 @@ class LanguageRearrangementSim(HabitatSim):
         grasped = self.grasp.snap_idx
         holds = (slot for slot, thing in self._present.items() if thing.object_id == grasped)
         state.held.numpy()[0] = -1 if grasped is None else next(holds, -1)
-        self._now = arrays(state)
+        self._now, before = arrays(state), self._read
+        self._read = self._now
+        return not before or any((self._now[name] != before[name]).any() for name in before)
 
     def nav_poses(self, begin: Beginning) -> tuple[NDArray, NDArray]:
         """Where nav leads: (16, 3) x, y, yaw and heights (16,) in our frame, by the scene's navmesh.
@@ -236,8 +241,19 @@ class LanguageRearrangementSim(HabitatSim):
                  for handle in sorted(manager.get_object_handles(), reverse=True)}  # fmt: skip
         self.joints = [_joint(found, name, link, begin.labels.scene) for name, link in HANDLE_LINKS]
         self._light = DEFAULT_LIGHTING_KEY if self.get_current_light_setup() else NO_LIGHT_KEY
+        try:
+            self._bring_in_robot()
+        except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
+            why = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise UserError(f"{self.robot.urdf_path}: Habitat-Lab cannot make its Fetch of this ({why}); name another "
+                            "robot=, or leave it out for the stand-in") from error  # fmt: skip
+        if not self._templates:
+            manager = self.get_object_template_manager()
+            self._templates = {Path(h).name.split(".object_config.json")[0]: h for h in manager.get_template_handles()}
+
+    def _bring_in_robot(self) -> None:
         self.robot = FetchSuctionRobot(get_agent_config(self.habitat_config), self)
-        self.robot.sim_obj = manager.add_articulated_object_from_urdf(
+        self.robot.sim_obj = self.get_articulated_object_manager().add_articulated_object_from_urdf(
             self.robot.urdf_path, fixed_base=True, light_setup_key=self._light
         )
         self.robot.reconfigure()
@@ -248,9 +264,6 @@ class LanguageRearrangementSim(HabitatSim):
                 node.semantic_id = _FIRST_ID + MAX_OBJECTS
         self.grasp = RearrangeGraspManager(self, self.habitat_config, self.robot)
         self.grasp.reset()
-        if not self._templates:
-            manager = self.get_object_template_manager()
-            self._templates = {Path(h).name.split(".object_config.json")[0]: h for h in manager.get_template_handles()}
 
     def _fill_slots(self, models: tuple[str, ...]) -> None:
         """Let every slot show its model, by the rigid objects at hand where there is one."""
@@ -382,6 +395,7 @@ class LanguageRearrangementTask(EmbodiedTask):
         self.tracker = rearrangement.TaskTracker(1, self.settings.task)
         self.invalid = False
         self._before: tuple[torch.Tensor, torch.Tensor] | None = None  # facts that a skill read, and what they were
+        self._known: tuple[torch.Tensor, torch.Tensor]  # what is true and possible in `state`
         super().__init__(config=config, sim=sim, dataset=dataset)
 
     def overwrite_sim_config(self, config: DictConfig, episode: Episode) -> DictConfig:
@@ -404,7 +418,7 @@ class LanguageRearrangementTask(EmbodiedTask):
         begin.state.nav_pose.numpy()[0], begin.state.nav_height.numpy()[0] = poses, heights
         self.key = torch.tensor([begin.key])
         self.show(begin.state)
-        self.tracker.reset(torch.zeros(1, dtype=torch.int64), begin.circuits, self.truth())
+        self.tracker.reset(torch.zeros(1, dtype=torch.int64), begin.circuits, self._know())
         self.invalid = False
         none = torch.zeros(1, dtype=torch.bool)
         progress = self.tracker.progress
@@ -436,17 +450,19 @@ class LanguageRearrangementTask(EmbodiedTask):
     def act(self, skill: int, told: Told | None = None) -> None:
         """Use a skill: bring about in Habitat-Sim what it does. `judge` then reads what is, and counts the step."""
         state, rules, sim = self.state, self.settings.rules, self._sim
-        sim.read(state)
+        if sim.read(state):  # somebody has moved something
+            self._know()
+        facts, possible = self._known
         action = torch.tensor([skill])
         read = semantics.read_atoms(state, action, rules) if skill >= PICK_BASE else None
-        self._before = None if read is None else (read, self.truth())
+        self._before = None if read is None else (read, facts)
         if PLACE_BASE <= skill < OPEN_FRIDGE:
             seed, count = self.beginning.seed, (semantics.NUM_DRAWS,)
             draws = uniform(seed, self.key, self.tracker.steps, semantics.PLACE_STREAM, count)
         else:
             draws = torch.zeros(1, semantics.NUM_DRAWS)
         held = int(state.held)
-        self.invalid = bool(semantics.apply(state, action, draws, self.settings.half_size, rules))
+        self.invalid = bool(semantics.apply(state, action, draws, self.settings.half_size, rules, possible))
         if told is not None:
             self._tell(told, held)
         sim.write(state)
@@ -455,10 +471,15 @@ class LanguageRearrangementTask(EmbodiedTask):
     def judge(self) -> None:
         """Reward, progress and end of the step just made. Facts that published rules keep are those from before it."""
         self._sim.read(self.state)
-        facts = self.truth()
+        facts = self._know()
         if self._before is not None:
             facts = torch.where(self._before[0], self._before[1], facts)
         self.result = self.tracker.update(facts, torch.tensor([self.invalid]))
+
+    def _know(self) -> torch.Tensor:
+        """Work out what is true and which skills are possible now, for the next step too; what is true, (1, ATOMS)."""
+        self._known = self.truth(), semantics.valid_actions(self.state, self.settings.rules)
+        return self._known[0]
 
     def _tell(self, told: Told, held: int) -> None:
         """What a replay fixes: where the robot is, and where what it held has come to lie."""

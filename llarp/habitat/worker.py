@@ -137,6 +137,8 @@ class World:
 def serve(connection: Connection, memory: Any) -> None:
     """Obey commands until the pipe closes. Answers: ("ok", value), ("refused", line) or ("failed", traceback)."""
     settings: WorkerSettings = receive(connection)
+    if not settings.environment_light:
+        skip_environment_map()
     world = World(settings, layout(memory, settings.image_size))
     while True:
         try:
@@ -161,7 +163,7 @@ def probe(gpu: int) -> int:
     return 0
 
 
-def _skip_environment_map() -> None:
+def skip_environment_map() -> None:
     """Go to a folder whose shader config names no files for lighting by an environment map.
 
     Habitat-Sim looks for that config in the working folder and else prepares such a map at its start, which takes 10 to
@@ -175,8 +177,8 @@ def _skip_environment_map() -> None:
 
 def main(words: list[str]) -> int:
     """Run as a process of the pool, or `--probe`."""
-    _skip_environment_map()
     if words[:1] == ["--probe"]:
+        skip_environment_map()
         return probe(int(words[1]) if len(words) > 1 else -1)
     import torch
 

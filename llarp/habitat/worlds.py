@@ -63,8 +63,9 @@ class HabitatWorlds:
         self.notes = assets.notes
         overrides = lab_overrides(config, assets, segmentation)
         settings = WorkerSettings(
-            lab_config(), tuple(overrides), assets.dataset, source.settings(task), config.image_size, segmentation
-        )
+            lab_config(), tuple(overrides), assets.dataset, source.settings(task), config.image_size, segmentation,
+            config.published and config.environment_light,
+        )  # fmt: skip
         self._gpus = visible_gpus(self.device)
         self._pool = Pool(settings, num_worlds, self._environment, self._overrides, config.worker_timeout_s)
         self.episode = torch.zeros(num_worlds, dtype=torch.int64, device=self.device)
