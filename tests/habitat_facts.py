@@ -21,7 +21,7 @@ from llarp.envs.config import EnvConfig
 from llarp.habitat import plugin
 from llarp.habitat.assets import find_assets
 from llarp.habitat.episodes import Episodes
-from llarp.habitat.worker import _skip_environment_map
+from llarp.habitat.worker import skip_environment_map
 from llarp.habitat.worlds import lab_config, lab_overrides
 from llarp.sim.replica_cad.geometry import HANDLE_MARKERS
 from llarp.tasks.entities import RECEPTACLES
@@ -81,7 +81,7 @@ def main(dataset: str, scenes: str, names: list[str]) -> list[dict[str, Any]]:
 
 if __name__ == "__main__":
     where = [os.path.abspath(word) for word in sys.argv[1:3]]
-    _skip_environment_map()
+    skip_environment_map()
     print("FACTS" + json.dumps(main(*where, sys.argv[3:]), default=float))
     sys.stdout.flush()
     os._exit(0)

@@ -35,6 +35,7 @@ def settings(**others: Any) -> dict[str, Any]:
         "scenes": str(shared / "replica_cad"),
         "robot": str(shared / "robots" / "hab_fetch"),
         "image_size": 64,
+        "environment_light": False,  # simulators start faster
     } | others
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -50,7 +54,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     from llarp.habitat import worker
 
     before = os.getcwd()
-    worker._skip_environment_map()
+    worker.skip_environment_map()
     yield
     os.chdir(before)
 
@@ -270,3 +274,51 @@ def test_a_reset_undoes_everything(begun):
     assert not sim.grasp.is_grasped
     assert max((sim.slots[s].translation - p).length() for s, p in zip(slots, start, strict=True)) < 1e-5
     assert (seen == again).all()
+
+
+# -- what cannot be played ---------------------------------------------------------------------------------------------
+
+
+def run_eval(tmp_path: Path, *words: str, **variables: str) -> tuple[int, list[str]]:
+    """`llarp eval` of one published episode in Habitat: exit code and lines of its error output."""
+    config = env_settings()
+    usual = ["policy=oracle", "backend=habitat", f"dataset={config.dataset}", f"scenes={config.scenes}", "episodes=1"]
+    code = "import sys; from llarp.cli import main; sys.exit(main(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "eval", *usual, "env.num_envs=1", "env.environment_light=false", *words],
+        cwd=tmp_path, env=os.environ | variables, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return done.returncode, done.stderr.strip().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('<robot name="r"><link name="base_link"/></robot>', "cannot make its Fetch of this"),
+        ("nonsense", "cannot make its Fetch of this"),
+    ],
+    ids=["other links", "no XML"],
+)
+def test_a_robot_that_is_no_fetch_is_one_line(tmp_path, text, says):
+    (tmp_path / "robot.urdf").write_text(text)
+    code, lines = run_eval(tmp_path, f"robot={tmp_path / 'robot.urdf'}")
+    assert code == 2 and len(lines) == 1
+    assert str(tmp_path / "robot.urdf") in lines[0] and says in lines[0] and "Traceback" not in lines[0]
+
+
+def test_without_a_device_to_draw_with_it_is_one_line(tmp_path):
+    code, lines = run_eval(tmp_path, __EGL_VENDOR_LIBRARY_FILENAMES="/nonexistent")
+    assert code == 2 and len(lines) == 1
+    assert "EGL" in lines[0] and "llarp assets check" in lines[0]
+
+
+def test_a_scene_without_its_furniture_is_one_line(tmp_path):
+    rooms = tmp_path / "rooms"
+    shutil.copytree(env_settings().scenes, rooms)
+    for file in (rooms / "configs" / "scenes").glob("v3_*.scene_instance.json"):
+        scene = json.loads(file.read_text())
+        scene["articulated_object_instances"] = []
+        file.chmod(0o644)
+        file.write_text(json.dumps(scene))
+    code, lines = run_eval(tmp_path, f"scenes={rooms}")
+    assert code == 2 and len(lines) == 1 and "v3_sc" in lines[0]

@@ -51,7 +51,7 @@ def world() -> BatchWorld:
 def sim(folder: Path, world: BatchWorld) -> Iterator[Any]:
     """A simulator of the same apartment, closed."""
     before = Path.cwd()
-    worker._skip_environment_map()
+    worker.skip_environment_map()
     scene = world.scenes.names[int(world.state.scene[0])]
     made = _simulator(str(folder / standins.APARTMENTS / DATASET), scene)
     yield made
