@@ -18,7 +18,7 @@ from .actions import (
     PICK_BASE,
     PLACE_BASE,
 )
-from .entities import CATEGORIES, FRIDGE_HANDLE, NUM_HANDLES
+from .entities import CATEGORIES, FRIDGE_HANDLE, NUM_HANDLES, NUM_NAV_TARGETS
 from .rules import (
     ROBOT_AT_ANGLE_RAD,
     ROBOT_AT_REACH_M,
@@ -48,28 +48,39 @@ PLACE_GAP_M = 0.12
 """A placed object keeps this distance (between centres) from all others where it can."""
 
 
-def pickable(state: WorldState, rules: str = "clean") -> Tensor:
+def pickable(state: WorldState, rules: str = "clean", facts: Tensor | None = None) -> Tensor:
     """Objects an empty hand could pick up from where the robot stands: near enough, not shut away; bool (N, M).
 
-    In published rules only closed drawers shut things away, those of which some part lies around the object."""
+    In published rules only closed drawers shut things away, those of which some part lies around the object. `facts`:
+    what `atoms.truth` gives, where it is known already."""
     if is_published(rules):
         drawers = slice(0, FRIDGE_HANDLE)
-        shut_away = (in_container(state)[..., drawers] & is_closed(state.joint)[:, None, drawers]).any(-1)
+        if facts is None:
+            inside = in_container(state)
+        else:
+            inside = facts[:, atoms.inside(0, 0) : atoms.inside(MAX_OBJECTS, 0)].unflatten(1, (MAX_OBJECTS, -1))
+        shut_away = (inside[..., drawers] & is_closed(state.joint)[:, None, drawers]).any(-1)
     else:
         shut_away = is_shut(state.joint).gather(1, state.object_inside.clamp(min=0)) & (state.object_inside >= 0)
-    near = can_pick_from(state.robot, state.object_position[..., :2])
+    if facts is None:
+        near = can_pick_from(state.robot, state.object_position[..., :2])
+    else:
+        near = facts[:, atoms.robot_at_obj(0) : atoms.robot_at_obj(MAX_OBJECTS)]
     return near & ~shut_away & (state.object_category >= 0)
 
 
-def valid_actions(state: WorldState, rules: str = "clean") -> Tensor:
-    """Which skills' preconditions hold, bool (N, 70)."""
+def valid_actions(state: WorldState, rules: str = "clean", facts: Tensor | None = None) -> Tensor:
+    """Which skills' preconditions hold, bool (N, 70). `facts`: what `atoms.truth` gives, where it is known already."""
     empty = (state.held < 0)[:, None]
-    robot_at = within(*polar(state.robot, target_xy(state, rules)), ROBOT_AT_REACH_M, ROBOT_AT_ANGLE_RAD)
+    if facts is None:
+        robot_at = within(*polar(state.robot, target_xy(state, rules)), ROBOT_AT_REACH_M, ROBOT_AT_ANGLE_RAD)
+    else:
+        robot_at = facts[:, atoms.robot_at(0) : atoms.robot_at(NUM_NAV_TARGETS)]
     at_handle, at_receptacle = robot_at[:, :NUM_HANDLES], robot_at[:, NUM_HANDLES:]
     valid = torch.zeros(state.num_worlds, NUM_ACTIONS, dtype=torch.bool, device=state.held.device)
     valid[:, NAV_BASE:PICK_BASE] = True
     # all writes are True, so the order among objects of a category does not matter; the others go past the end
-    category = torch.where(pickable(state, rules) & empty, state.object_category, len(CATEGORIES))
+    category = torch.where(pickable(state, rules, facts) & empty, state.object_category, len(CATEGORIES))
     picks = valid.new_zeros(state.num_worlds, len(CATEGORIES) + 1).scatter_(1, category, True)
     valid[:, PICK_BASE:PLACE_BASE] = picks[:, :-1]
     can_place = at_receptacle & ~empty

@@ -104,7 +104,7 @@ class LanguageRearrangementSim(HabitatSim):
         self._present: dict[int, Any] = {}  # the slots with an object
         self._waiting: list[tuple[str, Any]] = []  # rigid objects that no slot shows, with their models
         self._now: Arrays = {}  # what was last written or read
-        self._read: Arrays = {}  # what was last read
+        self._seen: tuple[Any, ...] | None = None  # what was last read, as Habitat-Sim has it
         self._nav: dict[str, tuple[NDArray, NDArray]] = {}  # nav poses by scene
         self._templates: dict[str, str] = {}  # handles by model
         self._level: set[str] = set()  # models that are drawn upright
@@ -123,7 +123,7 @@ class LanguageRearrangementSim(HabitatSim):
         elif self.grasp.is_grasped:
             self.grasp.desnap(True)
         self._fill_slots(begin.models)
-        self._now = self._read = {}
+        self._now, self._seen = {}, None
 
     def reset(self) -> Observations:  # type: ignore[override]
         """The pictures: `reconfigure` and `write` have done the work."""
@@ -168,9 +168,7 @@ class LanguageRearrangementSim(HabitatSim):
         moved = not old or bool((new["robot"] != old["robot"]).any() or new["robot_height"] != old["robot_height"])
         if moved:
             x, y, yaw = new["robot"].tolist()
-            self.robot.base_pos = mn.Vector3(*habitats(x, y, float(new["robot_height"])))
-            self.robot.base_rot = yaw
-            self.robot.update()
+            self._stand(x, y, yaw, float(new["robot_height"]))
         for i, joint in enumerate(self.joints):
             if not old or new["joint"][i] != old["joint"][i]:
                 positions = joint.thing.joint_positions
@@ -191,22 +189,28 @@ class LanguageRearrangementSim(HabitatSim):
     def read(self, state: WorldState) -> bool:
         """Put into a one-world state what Habitat-Sim has: robot, joints, where objects are, what is held.
 
-        Returns whether anything is otherwise than when it was last read."""
-        base = self.robot.base_pos
-        state.robot.numpy()[0] = base[0], -base[2], self.robot.base_rot
-        state.robot_height.numpy()[0] = base[1]
-        joints = state.joint.numpy()[0]
-        for i, joint in enumerate(self.joints):
-            joints[i] = joint.thing.joint_positions[joint.index]
-        if self._present:
-            places = np.array([thing.translation for thing in self._present.values()], np.float32)
-            state.object_position.numpy()[0, list(self._present)] = ours(places)
-        grasped = self.grasp.snap_idx
-        holds = (slot for slot, thing in self._present.items() if thing.object_id == grasped)
-        state.held.numpy()[0] = -1 if grasped is None else next(holds, -1)
-        self._now, before = arrays(state), self._read
-        self._read = self._now
-        return not before or any((self._now[name] != before[name]).any() for name in before)
+        Returns whether anything is otherwise than when it was last read (Magnum's `==`: by more than some 1e-5)."""
+        body, now = self.robot.sim_obj, self._now
+        at, turn = body.translation, body.rotation
+        joints = [joint.thing.joint_positions[joint.index] for joint in self.joints]
+        places = [thing.translation for thing in self._present.values()]
+        seen = ((at, turn), (joints, self.grasp.snap_idx), places)
+        before, self._seen = self._seen, seen
+        if seen == before:
+            return False
+        if before is None or seen[0] != before[0]:
+            state.robot.numpy()[0] = at[0], -at[2], _yaw(turn)
+            state.robot_height.numpy()[0] = at[1]
+            now["robot"], now["robot_height"] = state.robot.numpy()[0].copy(), state.robot_height.numpy()[0].copy()
+        if before is None or seen[1] != before[1]:
+            grasped = self.grasp.snap_idx
+            holds = (slot for slot, thing in self._present.items() if thing.object_id == grasped)
+            state.joint.numpy()[0], state.held.numpy()[0] = joints, -1 if grasped is None else next(holds, -1)
+            now["joint"], now["held"] = state.joint.numpy()[0].copy(), state.held.numpy()[0].copy()
+        if places and (before is None or places != before[2]):
+            state.object_position.numpy()[0, list(self._present)] = ours(np.array(places, np.float32))
+            now["object_position"] = state.object_position.numpy()[0].copy()
+        return True
 
     def nav_poses(self, begin: Beginning) -> tuple[NDArray, NDArray]:
         """Where nav leads: (16, 3) x, y, yaw and heights (16,) in our frame, by the scene's navmesh.
@@ -259,11 +263,19 @@ class LanguageRearrangementSim(HabitatSim):
         self.robot.reconfigure()
         self.robot.sim_obj.motion_type = MotionType.KINEMATIC
         self.robot.reset()
+        self._default_agent.scene_node.transformation = self.robot.sim_obj.transformation
+        self.robot.update()  # cameras hang on the agent, where they stay: `_stand` moves that with the robot
         for link in (-1, *self.robot.sim_obj.get_link_ids()):
             for node in self.robot.sim_obj.get_link_visual_nodes(link):
                 node.semantic_id = _FIRST_ID + MAX_OBJECTS
         self.grasp = RearrangeGraspManager(self, self.habitat_config, self.robot)
         self.grasp.reset()
+
+    def _stand(self, x: float, y: float, yaw: float, height: float) -> None:
+        """Put the robot, and the agent with its cameras, at a place of our frame."""
+        place = mn.Matrix4.from_(_quaternion(yaw, None).to_matrix(), mn.Vector3(*habitats(x, y, height)))
+        self.robot.sim_obj.transformation = place
+        self._default_agent.scene_node.transformation = place
 
     def _fill_slots(self, models: tuple[str, ...]) -> None:
         """Let every slot show its model, by the rigid objects at hand where there is one."""
@@ -324,6 +336,12 @@ def _joint(found: dict[str, Any], name: str, link: str, scene: str) -> _Joint:
     if thing is None or link not in links:
         raise UserError(f"scene {scene} has no {name} with a {link}, so it is none of the benchmark's")
     return _Joint(thing, thing.get_link_joint_pos_offset(links[link]))
+
+
+def _yaw(turn: mn.Quaternion) -> float:
+    """The angle, -pi to pi, of a turn about the upright axis."""
+    sin, cos = turn.vector[1], turn.scalar  # of half of it
+    return math.atan2(2 * sin * cos, cos * cos - sin * sin)
 
 
 def _quaternion(yaw: float, tilt: NDArray | None) -> mn.Quaternion:
@@ -478,8 +496,9 @@ class LanguageRearrangementTask(EmbodiedTask):
 
     def _know(self) -> torch.Tensor:
         """Work out what is true and which skills are possible now, for the next step too; what is true, (1, ATOMS)."""
-        self._known = self.truth(), semantics.valid_actions(self.state, self.settings.rules)
-        return self._known[0]
+        facts = self.truth()
+        self._known = facts, semantics.valid_actions(self.state, self.settings.rules, facts)
+        return facts
 
     def _tell(self, told: Told, held: int) -> None:
         """What a replay fixes: where the robot is, and where what it held has come to lie."""
