@@ -424,31 +424,37 @@ class LanguageRearrangementTask(EmbodiedTask):
         return config
 
     def reset(self, episode: LanguageRearrangementEpisode) -> Observations:
-        self.begin(episode)
+        self._set_up()
+        self._sim.start_drawing()
+        self._count_anew()
         self._is_episode_active = True
-        return self._sense(self._sim.observe(), episode)
+        return self._sense(self._sim.finish_drawing(), episode)
+
+    def begin(self) -> None:
+        """Start the episode that the simulator was made ready for, without looking at it."""
+        self._set_up()
+        self._count_anew()
 
     @torch.inference_mode()
-    def begin(self, episode: LanguageRearrangementEpisode) -> None:
-        """Start an episode without looking at it."""
+    def _set_up(self) -> None:
+        """Put everything where the episode begins."""
         begin = self.beginning = self._sim.beginning
+        self.state, self.key = begin.state, torch.tensor([begin.key])
         poses, heights = self._sim.nav_poses(begin)
-        begin.state.nav_pose.numpy()[0], begin.state.nav_height.numpy()[0] = poses, heights
-        self.key = torch.tensor([begin.key])
-        self.show(begin.state)
-        self.tracker.reset(torch.zeros(1, dtype=torch.int64), begin.circuits, self._know())
+        self.state.nav_pose.numpy()[0], self.state.nav_height.numpy()[0] = poses, heights
+        self._sim.write(self.state)
+
+    @torch.inference_mode()
+    def _count_anew(self) -> None:
+        """Nothing has been reached yet but what is true already."""
+        self._sim.read(self.state)
+        self.tracker.reset(torch.zeros(1, dtype=torch.int64), self.beginning.circuits, self._know())
         self.invalid = False
         none = torch.zeros(1, dtype=torch.bool)
         progress = self.tracker.progress
         self.result = rearrangement.StepResult(
             torch.zeros_like(progress), none, none, none, progress, self.tracker.reached.sum(1)
         )
-
-    def show(self, state: WorldState) -> None:
-        """Go on from a one-world state of this episode."""
-        self.state = state
-        self._sim.write(state)
-        self._sim.read(state)
 
     def truth(self) -> torch.Tensor:
         """The truth of every atom (1, NUM_ATOMS), by what was last read from Habitat-Sim."""

@@ -91,7 +91,7 @@ class World:
             self._see(env.reset())
         else:
             env.reconfigure(env._config)
-            env.task.begin(episode)
+            env.task.begin()
         if tracker is not None:
             env.task.tracker.load_state_dict(tracker)
         self._report()
