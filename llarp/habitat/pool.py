@@ -28,7 +28,7 @@ COMMAND = (sys.executable, "-m", "llarp.habitat.worker")
 """A worker's program; tests put another in its place."""
 LAST_LINES = 3
 """Of a dead worker's log, quoted."""
-_NOISE = ("]:[Metadata]", "duplicate static plugin", "none.png", "none.hdr")  # said of every dataset, and at every start
+_NOISE = ("]:[Metadata]", "duplicate static plugin", "none.png", "none.hdr")  # said at every start
 _TELLING = ("rror", "bort", "ssert", "ESP_CHECK", "EGL", "cannot", "nable to")
 
 
