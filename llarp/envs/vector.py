@@ -190,7 +190,7 @@ class LanguageRearrangementVectorEnv(VectorEnv):
             )
         done = result.terminated | result.truncated
         info = self._info(result, invalid, action)
-        if isinstance(self.sampler, SceneSampler):
+        if self.config.backend == "habitat":
             info["dropped"] = self._out(self.world.dropped)[0]
             if self.world.set_aside:
                 self._set_aside(self.world.set_aside)
