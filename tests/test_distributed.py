@@ -457,7 +457,8 @@ def test_a_job_goes_on_after_one_of_its_processes_was_killed(tmp_path: Path) -> 
             job.terminate()
     assert job.returncode == 0, errors
     lost = [line for line in errors.splitlines() if line.startswith("llarp: ")]
-    assert len(lost) == 1 and lost[0].startswith("llarp: rank 0 stops: another process of this job has ended")
+    # torchrun may end the other rank before that notices
+    assert len(lost) <= 1 and all("rank 0 stops: another process of this job has ended" in line for line in lost)
     assert "Traceback" not in errors
     assert output.count("continues at 96") == 1  # rank 1 died in the third rollout: 6 steps of 3 + 5 worlds each
     assert json.loads((tmp_path / "out.json").read_text()) == {"env_steps": 192, "rank": 0}

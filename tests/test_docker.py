@@ -330,7 +330,10 @@ def test_a_signal_stops_training_not_torchrun(number: signal.Signals, tmp_path: 
     training = 'trap "sleep 0.2; echo saved >saved; exit 0" TERM; touch ready; while :; do sleep 0.02; done'
     body = f'trap "touch torchrun-signalled" TERM\nbash -c {shlex.quote(training)}\necho $? >end'
     environment = programs(tmp_path / "bin", torchrun=body)
-    running = subprocess.Popen([TORCHRUN, "run_name=a"], cwd=tmp_path, env=environment, start_new_session=True)
+    running = subprocess.Popen(
+        [TORCHRUN, "run_name=a"], cwd=tmp_path, env=environment, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
+    )  # fmt: skip
     deadline = time.monotonic() + 20
     while not (tmp_path / "ready").exists():
         assert time.monotonic() < deadline and running.poll() is None
