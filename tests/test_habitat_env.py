@@ -16,7 +16,7 @@ from conftest import shared_folder
 from gymnasium.utils.env_checker import check_env as gymnasium_check_env
 
 from llarp.envs.checker import check_env
-from llarp.envs.episode_source import load_episodes
+from llarp.envs.episode_source import asset_notes, load_episodes
 from llarp.envs.vector import LanguageRearrangementVectorEnv
 from llarp.tasks.episodes import EpisodeSet
 from llarp.tasks.planners import Oracle
@@ -254,7 +254,7 @@ def test_built_in_episodes_in_apartments_of_ours():
         assert observation["rgb"].float().std() > 5
         *_, terminated, _, info = solve(env)
         assert terminated[0] and info["success"][0]
-        assert any("stand-in" in note for note in env.world.notes)
+        assert any("stand-in" in note for note in asset_notes(env.config))
     finally:
         env.close()
 

@@ -60,7 +60,6 @@ class HabitatWorlds:
         self.catalog = source.catalog
         self.source, self.config, self.seed = source, config, 0
         assets = find_assets(config)
-        self.notes = assets.notes
         overrides = lab_overrides(config, assets, segmentation)
         settings = WorkerSettings(
             lab_config(), tuple(overrides), assets.dataset, source.settings(task), config.image_size, segmentation,
