@@ -382,5 +382,12 @@ def command_usage(name: str) -> str:
 
 
 def run() -> None:
-    """The `llarp` command."""
-    sys.exit(main(sys.argv[1:]))
+    """The `llarp` command. Where it ends with 2, the file that `LLARP_REFUSED` names, if any, is made: a launcher's own
+    exit code does not tell bad input from a failure."""
+    try:
+        code: Any = main(sys.argv[1:])
+    except SystemExit as end:
+        code = end.code
+    if code == 2 and (mark := os.environ.get("LLARP_REFUSED")):
+        Path(mark).touch()
+    sys.exit(code)

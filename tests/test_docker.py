@@ -325,6 +325,25 @@ def test_exit_code_tells_complete_from_stopped_elsewhere(
     assert torchrun_with(tmp_path, f"exit {code}", "run_name=a", "output_dir=out").returncode == expected
 
 
+@pytest.mark.parametrize(("body", "expected"), [('touch "$LLARP_REFUSED"; exit 1', 2), ("exit 1", 1), ("exit 3", 3)])
+def test_what_a_process_refuses_is_told_from_a_failure(body: str, expected: int, tmp_path: Path) -> None:
+    done = torchrun_with(tmp_path, f"{body}", "run_name=a", TMPDIR=str(tmp_path))
+    assert done.returncode == expected
+    assert [p.name for p in tmp_path.iterdir()] == ["bin"]  # the mark is gone
+
+
+def test_bad_input_ends_real_processes_with_2(tmp_path: Path) -> None:
+    """torchrun itself makes 1 of it."""
+    env = {k: v for k, v in programs(tmp_path / "bin").items() if k != "TORCHELASTIC_RUN_ID"}
+    env |= {"NPROC_PER_NODE": "2", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT),
+            "PATH": f"{sysconfig.get_path('scripts')}:{env['PATH']}"}  # fmt: skip
+    words = ["run_name=a", "config=smoke", "device=cpu", "seed=-1"]
+    done = subprocess.run([TORCHRUN, *words], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("llarp: error: seed=-1: must not be negative") == 1
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_a_signal_stops_training_not_torchrun(number: signal.Signals, tmp_path: Path) -> None:
     training = 'trap "sleep 0.2; echo saved >saved; exit 0" TERM; touch ready; while :; do sleep 0.02; done'
