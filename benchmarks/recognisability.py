@@ -115,7 +115,7 @@ def collect(assets: Assets, split: str, rooms: int, seed: int) -> Samples:
             state.robot = state.nav_pose[:, NUM_HANDLES + r]
             renderer.set_poses(state)
             picture = renderer.render()
-            slot = renderer._seen[..., 0].view(picture.shape[:3]) - renderer._objects.start  # of each pixel, (N, H, W)
+            slot = renderer.seen_slots()  # of each pixel, (N, H, W)
             there, seen = receptacle == r, renderer.visible_pixels()
             pixels.append(seen[there])
             for world, m in (there & (seen >= MIN_PIXELS)).nonzero().tolist():

@@ -214,7 +214,7 @@ def test_both_simulators_show_the_same_objects(sim: Any, world: BatchWorld, robo
         x, y, yaw = pose = state.nav_pose[0, target].tolist()
         state.robot[0] = torch.tensor(pose)
         ours = world.render()[0].numpy().astype(int)
-        slots = world.renderer._seen.view(SIZE, SIZE, 2)[..., 0].numpy() - world.renderer._objects.start
+        slots = world.renderer.seen_slots()[0].numpy()
         robot.sim_obj.translation = _vector((x, y, 0.0))
         robot.sim_obj.rotation = magnum.Quaternion.rotation(magnum.Rad(yaw), up)
         places = [(x + ahead * np.cos(yaw), y + ahead * np.sin(yaw), high)

@@ -143,7 +143,7 @@ def one_object(position: tuple, model: int = 0) -> WorldState:
 def test_cube_appears_at_the_pixels_whose_rays_meet_it(make, center):
     renderer = make(1)
     draw(renderer, one_object(center))
-    seen = (renderer._seen[0, :, 0] == renderer._objects.start + 5).view(SIZE, SIZE).numpy()
+    seen = (renderer.seen_slots()[0] == 5).numpy()
     origin, directions = rays()
     sides = (np.array(center) + np.array([[-0.05], [0.05]]) - origin)[:, None, None] / directions  # (2, SIZE, SIZE, 3)
     expected = sides.min(axis=0).max(axis=-1) <= sides.max(axis=0).min(axis=-1)
@@ -174,7 +174,7 @@ def test_colours_come_from_the_palette(make):
     state = one_object((1.0, 0.0, 1.0))
     renderer = make(1)
     picture = draw(renderer, state)[0].float()
-    cube = (renderer._seen[0, :, 0] == renderer._objects.start + 5).view(SIZE, SIZE)
+    cube = renderer.seen_slots()[0] == 5
     shade = picture[cube][0] / torch.from_numpy(COLOURS[GREEN]).float()
     assert shade.min() > 0.3 and shade.max() <= 1.0 and shade.max() - shade.min() < 0.06  # darker or lighter, same hue
     red, green, blue = picture[-1, 0]
@@ -224,8 +224,8 @@ def test_empty_slots_do_not_show(make):
     draw(renderer, state)
     counts = renderer.visible_pixels()[0]
     assert counts[5] > 0 and counts.sum() == counts[5]
-    seen = renderer._seen[0, :, 0].unique()
-    empty = (renderer._mesh_id[0] == renderer.model.empty_mesh).nonzero()[:, 0]
+    seen = renderer.shown().unique()
+    empty = (renderer._placed.mesh[0] == renderer.model.empty_mesh).nonzero()[:, 0]
     assert len(empty) > 50 and not torch.isin(seen, empty).any()
 
 
@@ -253,17 +253,17 @@ def test_drawer_slides_and_door_swings(make):
     state.joint[:] = 0
     state.joint[0, 0], state.joint[0, 4] = 0.4, 1.2
     draw(renderer, state)
-    torch.testing.assert_close(renderer._position[0, 2], torch.tensor([2.0 - 0.4, 0.0, 0.9]))
+    torch.testing.assert_close(renderer._placed.position[0, 2], torch.tensor([2.0 - 0.4, 0.0, 0.9]))
     swung = torch.tensor([2.5 - 0.3 * math.sin(1.2), 1.0 + 0.3 * math.cos(1.2), 1.0])  # centre about hinge
-    torch.testing.assert_close(renderer._position[0, 3], swung)
+    torch.testing.assert_close(renderer._placed.position[0, 3], swung)
 
 
 def test_the_held_object_and_the_gripper_are_in_view(make):
     renderer = make(1)
     draw(renderer, one_object(GRIPPER_IN_BASE))
     assert renderer.visible_pixels()[0, 5] > 30
-    arm = renderer._seen[0, :, 0] == renderer.model.num_slots - 1
-    rows = arm.view(SIZE, SIZE).nonzero()[:, 0]
+    arm = renderer.shown()[0] == renderer.model.num_slots - 1
+    rows = arm.nonzero()[:, 0]
     assert len(rows) > 60 and rows.min() > SIZE // 2  # in the lower half only
 
 
@@ -272,9 +272,9 @@ def test_third_person_camera_shows_the_robot_and_stays_in_the_room(make):
     state = make_state(2)
     state.robot[:] = torch.tensor([[0.0, 0.0, 0.3], [-5.5, 5.5, 0.0]])  # the second with its back to the wall
     draw(renderer, state)
-    robot_slots = renderer._seen[..., 0] >= renderer._objects.stop
-    assert (robot_slots.sum(dim=1) > SIZE * SIZE // 100).all()
-    assert (renderer._camera_position[:, 1, :2].abs() < 6).all()
+    robot_slots = renderer.seen_slots() == MAX_OBJECTS
+    assert (robot_slots.sum(dim=(1, 2)) > SIZE * SIZE // 100).all()
+    assert (renderer._placed.camera_position[:, 1, :2].abs() < 6).all()
 
 
 def test_bad_settings_are_told(make):

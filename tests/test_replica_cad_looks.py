@@ -425,11 +425,11 @@ def test_tilts_turn_models_but_not_standins(shared: Path, tmp_path: Path):
     state = _state(assets, torch.zeros(1, dtype=torch.int64), torch.tensor([RECEPTACLE_INDEX["black table"]]))
     state.object_tilt = torch.zeros(1, MAX_OBJECTS, 2)
     state.object_tilt[:, :, 0] = np.sqrt(0.5)
-    renderer = BatchRenderer(assets.layouts, assets.object_meshes, assets.object_material, 1, 32)
+    renderer = BatchRenderer(assets.layouts, assets.object_meshes, assets.object_material, 1, 32, method="rays")
     renderer.set_scene(torch.tensor([0]), torch.tensor([0]), state.object_model)
     renderer.set_poses(state)
     first = assets.layouts.mesh.shape[1]
-    tall = (renderer._upper - renderer._lower)[0, first : first + 2, 2]
+    tall = (renderer._placed.upper - renderer._placed.lower)[0, first : first + 2, 2]
     np.testing.assert_allclose(tall, (0.2, 0.01), atol=1e-3)
 
 

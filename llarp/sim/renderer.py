@@ -1,20 +1,18 @@
-"""Pictures of N worlds at once with MuJoCo Warp's ray caster, on the CPU (worlds shared out to threads) or on CUDA.
+"""Pictures of N worlds at once: drawn by worlds' triangles, on the CPU (worlds shared out to threads) or on CUDA.
 
-No kinematics run: positions, rotations and bounding boxes of all slots are computed for all worlds together in torch,
-straight into memory that the ray caster's arrays alias. The tree over a world's slots is rebuilt for every picture
-(0.01 ms a world); a tree merely refitted slows the ray caster down as worlds are rearranged.
+Positions and rotations of all slots are computed for all worlds together in torch, straight into memory that the Warp
+kernels' arrays alias. `Rasteriser` draws; `RayCaster` (MuJoCo Warp's) is the second way, for comparison.
 """
 
 from __future__ import annotations
 
-import copy
 import functools
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import TYPE_CHECKING
 
-import mujoco_warp
 import numpy as np
 import torch
 import warp as wp
@@ -25,18 +23,17 @@ from llarp.tasks.entities import NUM_HANDLES
 from llarp.tasks.state import MAX_OBJECTS, WorldState
 
 from . import cameras
-from .assets import BACKGROUND_RGBA, LayoutTables, Material, Mesh
+from .assets import LayoutTables, Material, Mesh
 from .model import RenderModel, build_model
+from .placement import Placement
+from .rasteriser import Rasteriser
+
+if TYPE_CHECKING:
+    from .raycaster import RayCaster
 
 _BOUNDS_MARGIN_M = 1e-4  # flat meshes get a box of some thickness
 _CPU_FLAGS = "-menable-no-nans -fno-signed-zeros -Wno-nan-infinity-disabled"
 _EMPTY_Z_M = -30.0  # unused slots lie here, below every floor
-
-
-@wp.kernel(enable_backward=False)
-def _group_roots(bvh: wp.uint64, root: wp.array(dtype=int)):  # type: ignore[valid-type]
-    world = wp.tid()
-    root[world] = wp.bvh_get_group_root(bvh, world)
 
 
 def _turned(cos: Tensor, sin: Tensor, tilt: Tensor) -> Tensor:
@@ -65,38 +62,54 @@ class BatchRenderer:
         segmentation: bool = False,
         camera: str = "head",
         model: RenderModel | None = None,
+        method: str = "triangles",
     ) -> None:
         """size: pixels a side. num_threads: CPU only, None or 0: one a core. camera: "head" or "third_person".
 
         model: a `build_model(layouts, object_meshes, object_material)` to share between renderers.
+        method: "triangles", or "rays": MuJoCo Warp's ray caster.
         """
         if num_worlds < 1 or size < 1:
             raise UserError(f"cannot draw {num_worlds} worlds at {size}x{size} pixels: both must be at least 1")
         if camera not in cameras.CAMERAS:
             raise UserError(f"unknown camera {camera!r}: use one of {', '.join(cameras.CAMERAS)}")
+        if method not in ("triangles", "rays"):
+            raise UserError(f"unknown way to draw {method!r}: use triangles or rays")
         self.num_worlds, self.size, self.device = num_worlds, size, torch.device(device)
         self.model = model or build_model(layouts, object_meshes, object_material)
         self._camera = camera
         self._segmentation = segmentation
         start_warp()
         self._allocate(layouts)
+        threads = 1 if self.device.type != "cpu" else min(num_threads or _cores(), self.num_worlds)
+        self._boxes = method == "rays"
         with self._warp_scope():
-            self._shards = self._make_shards(num_threads, layouts.two_sided)
-        self._pool = ThreadPoolExecutor(len(self._shards), "render") if len(self._shards) > 1 else None
+            self._drawer = _drawer(method)(
+                self.model,
+                self._placed,
+                size,
+                camera=camera,
+                # indoors the head camera sees nothing from behind: not to ask saves rays 1.5 %
+                two_sided=layouts.two_sided or (self._boxes and camera == "head"),
+                smooth=camera != "head",  # light from vertex normals costs time and shows only in larger pictures
+                segmentation=segmentation,
+                threads=threads,
+            )
+        self._pool = ThreadPoolExecutor(threads, "render") if threads > 1 else None
 
     # -- what worlds look like ------------------------------------------------------------------------------------
 
     def set_scene(self, rows: Tensor, scene: Tensor, object_model: Tensor) -> None:
         """Furnish worlds `rows` (n,) with layouts `scene` (n,) and object models `object_model` (n, 56), -1: none."""
-        mesh = self._mesh_id[rows]
-        material = self._material_id[rows]
+        mesh = self._placed.mesh[rows]
+        material = self._placed.material[rows]
         furniture, objects = slice(0, self.model.num_furniture), self._objects
         mesh[:, furniture] = self._layout_mesh[scene]
         there = object_model >= 0
         mesh[:, objects] = torch.where(there, object_model + self.model.object_mesh, self.model.empty_mesh).int()
         material[:, furniture] = self._layout_material[scene]
-        self._mesh_id[rows] = mesh
-        self._material_id[rows] = material
+        self._placed.mesh[rows] = mesh
+        self._placed.material[rows] = material
         wide = mesh.long()
         self._center[rows] = self._mesh_center[wide]
         self._half[rows] = self._mesh_half[wide]
@@ -115,22 +128,22 @@ class BatchRenderer:
         heading = state.robot[:, 2:].expand(n, robots)
         yaw = torch.cat([pose["yaw"] + pose["hinge"] * q, state.object_yaw, heading], dim=1)
         cos, sin = yaw.cos(), yaw.sin()  # (N, slots)
-        matrix, position = self._matrix, self._position
+        matrix, position = self._placed.matrix, self._placed.position
         matrix[..., 0, 0] = cos
         matrix[..., 0, 1] = -sin
         matrix[..., 1, 0] = sin
         matrix[..., 1, 1] = cos
         if state.object_tilt.shape[-1]:
-            tilt = state.object_tilt * self._tilts[self._mesh_id[:, self._objects].long()][..., None]
+            tilt = state.object_tilt * self._tilts[self._placed.mesh[:, self._objects].long()][..., None]
             matrix[:, self._objects] = _turned(cos[:, self._objects], sin[:, self._objects], tilt)
         torch.add(origin, torch.einsum("...ij,...j->...i", matrix, self._center), out=position)
-        empty = self._mesh_id == self.model.empty_mesh
-        position[..., 2].masked_fill_(empty, _EMPTY_Z_M)
-        reach = torch.einsum("...ij,...j->...i", matrix.abs(), self._half) + _BOUNDS_MARGIN_M
-        torch.sub(position, reach, out=self._lower)
-        torch.add(position, reach, out=self._upper)
+        if self._boxes:
+            position[..., 2].masked_fill_(self._placed.mesh == self.model.empty_mesh, _EMPTY_Z_M)
+            reach = torch.einsum("...ij,...j->...i", matrix.abs(), self._half) + _BOUNDS_MARGIN_M
+            torch.sub(position, reach, out=self._placed.lower)
+            torch.add(position, reach, out=self._placed.upper)
         camera = list(cameras.CAMERAS).index(self._camera)
-        camera_position, camera_matrix = self._camera_position[:, camera], self._camera_matrix[:, camera]
+        camera_position, camera_matrix = self._placed.camera_position[:, camera], self._placed.camera_matrix[:, camera]
         if self._camera == "head":
             cameras.head(state.robot, state.robot_height, camera_position, camera_matrix)
         else:
@@ -140,13 +153,13 @@ class BatchRenderer:
         """Pictures at the poses last set: uint8 (N, size, size, 3) RGB on the device, a new tensor each time."""
         with self._warp_scope():
             if self._pool is None:
-                self._shards[0].trace()
+                for part in self._drawer.parts:
+                    self._drawer.draw(part)
             else:
                 # No torch in these threads: each would start OpenMP workers of its own, and with more of them than
                 # cores every later torch operation of the process takes up to twice as long (measured: 0.27 -> 0.54 s).
-                list(self._pool.map(_Shard.trace, self._shards))
-        blue_first = self._packed.view(torch.uint8).view(self.num_worlds, self.size, self.size, 4)
-        return blue_first[..., :3].flip(-1)
+                list(self._pool.map(self._drawer.draw, self._drawer.parts))
+        return self._drawer.picture()
 
     def visible_pixels(self) -> Tensor:
         """How many pixels of the last picture show each object: int64 (N, 56). Needs `segmentation=True`."""
@@ -159,10 +172,15 @@ class BatchRenderer:
         """What each pixel of the last picture shows: an object's slot, MAX_OBJECTS: the robot, -1: anything else.
 
         int64 (N, size, size). Needs `segmentation=True`."""
+        return (self.shown().long() - self._objects.start).clamp(min=-1, max=MAX_OBJECTS)
+
+    def shown(self) -> Tensor:
+        """The slot of `RenderModel` that each pixel of the last picture shows, -1: none; int32 (N, size, size).
+
+        Needs `segmentation=True`."""
         if not self._segmentation:
             raise UserError("what pixels show needs a BatchRenderer made with segmentation=True")
-        slot = (self._seen[..., 0].long() - self._objects.start).clamp(min=-1, max=MAX_OBJECTS)
-        return slot.view(self.num_worlds, self.size, self.size)
+        return self._drawer.seen.view(self.num_worlds, self.size, self.size)
 
     # -- memory ---------------------------------------------------------------------------------------------------
 
@@ -189,51 +207,14 @@ class BatchRenderer:
         self._mesh_center, self._mesh_half = to(model.mesh_center), to(model.mesh_half)
         self._tilts = to(model.tilts)
 
-        self._mesh_id = torch.full((n, slots), model.empty_mesh, dtype=torch.int32, device=self.device)
+        self._placed = Placement.empty(n, slots, model.empty_mesh, self.device)
         first = model.num_robot - 1 if self._camera == "head" else 0  # the head camera sees only the arm, the last part
         for part in range(first, model.num_robot):
-            self._mesh_id[:, self._objects.stop + part] = model.robot_mesh + part
-        self._material_id = zeros(n, slots, dtype=torch.int32)
-        self._material_id[:, self._objects] = model.object_material
-        self._material_id[:, self._objects.stop :] = model.robot_material
-        self._center, self._half = self._mesh_center[self._mesh_id.long()], self._mesh_half[self._mesh_id.long()]
-        self._position, self._lower, self._upper = zeros(n, slots, 3), zeros(n, slots, 3), zeros(n, slots, 3)
-        self._matrix = torch.eye(3, device=self.device).repeat(n, slots, 1, 1)
-        self._camera_position = zeros(n, len(cameras.CAMERAS), 3)
-        self._camera_matrix = zeros(n, len(cameras.CAMERAS), 3, 3)
-        self._packed = zeros(n, self.size * self.size, dtype=torch.int32)
-        self._seen = zeros(n, self.size * self.size if self._segmentation else 1, 2, dtype=torch.int32)
-
-    def _make_shards(self, num_threads: int | None, two_sided: bool) -> list[_Shard]:
-        count = 1 if self.device.type != "cpu" else min(num_threads or _cores(), self.num_worlds)
-        model = mujoco_warp.put_model(self.model.mujoco)
-        context = mujoco_warp.create_render_context(
-            self.model.mujoco,
-            nworld=1,
-            cam_active=[self._camera],
-            cam_res=(self.size, self.size),
-            render_rgb=True,
-            render_depth=False,
-            render_seg=self._segmentation,
-            background_color=BACKGROUND_RGBA,
-            # indoors nothing is seen from behind: not to ask saves 1.5 % (18 of 7.9 million pixels differ)
-            enable_backface_culling=not (two_sided or self._camera == "head"),
-            enable_vertex_normals=self._camera != "head",  # smooth shading costs 5 % and shows only in larger pictures
-            enable_specular=False,
-            enable_emission=False,
-            enable_per_light_ambient=False,
-        )
-        if self.device.type == "cpu":  # 4 % faster with leaves of 2 than of 4 or 1
-            made = context.mesh_registry.values()
-            trees = [wp.Mesh(m.points, m.indices, bvh_constructor="sah", bvh_leaf_size=2) for m in made]
-            context.mesh_registry = {tree.id: tree for tree in trees}
-            context.mesh_bvh_id = wp.array([tree.id for tree in trees], dtype=wp.uint64)
-        edges = [self.num_worlds * i // count for i in range(count + 1)]
-        shards = [_Shard(self, model, context, slice(a, b)) for a, b in zip(edges, edges[1:], strict=False)]
-        shards[0].trace()  # compiles the kernel once, before threads share it
-        for shard in shards:
-            shard.context._megakernel = shards[0].context._megakernel
-        return shards
+            self._placed.mesh[:, self._objects.stop + part] = model.robot_mesh + part
+        self._placed.material[:, self._objects] = model.object_material
+        self._placed.material[:, self._objects.stop :] = model.robot_material
+        wide = self._placed.mesh.long()
+        self._center, self._half = self._mesh_center[wide], self._mesh_half[wide]
 
     def _warp_scope(self) -> AbstractContextManager:
         """Warp works on this device and, on CUDA, in torch's current stream: no synchronisation between the two."""
@@ -245,45 +226,18 @@ class BatchRenderer:
         return scope
 
 
-class _Shard:
-    """Some of the worlds: the ray caster's arrays for them, which alias the renderer's tensors."""
+def _drawer(method: str) -> type[Rasteriser] | type[RayCaster]:
+    if method == "rays":
+        from .raycaster import RayCaster  # MuJoCo Warp is imported only where it is wanted
 
-    def __init__(self, owner: BatchRenderer, model: mujoco_warp.Model, context: mujoco_warp.RenderContext, rows: slice):
-        n, slots = rows.stop - rows.start, owner.model.num_slots
-        self._num_worlds = n
-        self.model, self.context = copy.copy(model), copy.copy(context)
-        self.data = mujoco_warp.make_data(owner.model.mujoco, nworld=n, nconmax=0, njmax=0)
-
-        self.model.geom_dataid = wp.from_torch(owner._mesh_id[rows], dtype=wp.int32)
-        self.model.geom_matid = wp.from_torch(owner._material_id[rows], dtype=wp.int32)
-        self.data.geom_xpos = wp.from_torch(owner._position[rows], dtype=wp.vec3)
-        self.data.geom_xmat = wp.from_torch(owner._matrix[rows], dtype=wp.mat33)
-        self.data.cam_xpos = wp.from_torch(owner._camera_position[rows], dtype=wp.vec3)
-        self.data.cam_xmat = wp.from_torch(owner._camera_matrix[rows], dtype=wp.mat33)
-        directions = torch.as_tensor(owner.model.mujoco.light_dir, dtype=torch.float32, device=owner.device)
-        self.data.light_xdir = wp.from_torch(directions.repeat(n, 1, 1), dtype=wp.vec3)
-        self.context.rgb_data = wp.from_torch(owner._packed[rows], dtype=wp.uint32)
-        self.context.seg_data = wp.from_torch(owner._seen[rows], dtype=wp.vec2i)
-        groups = torch.arange(n, dtype=torch.int32, device=owner.device).repeat_interleave(slots)
-        self.context.bvh = wp.Bvh(
-            wp.from_torch(owner._lower[rows].view(-1, 3), dtype=wp.vec3),
-            wp.from_torch(owner._upper[rows].view(-1, 3), dtype=wp.vec3),
-            groups=wp.from_torch(groups, dtype=wp.int32),
-        )
-        self.context.bvh_id = self.context.bvh.id
-        self.context.group_root = wp.zeros(n, dtype=wp.int32)
-
-    def trace(self) -> None:
-        """Rebuild the trees and cast the rays; pixels land in the renderer's packed tensor."""
-        self.context.bvh.rebuild()
-        wp.launch(_group_roots, dim=self._num_worlds, inputs=[self.context.bvh_id], outputs=[self.context.group_root])
-        mujoco_warp.render(self.model, self.data, self.context)
+        return RayCaster
+    return Rasteriser
 
 
 def start_warp() -> None:
     """Start Warp quietly, with minima and maxima on the CPU as single instructions (no NaN is ever compared).
 
-    The ray caster spends most of its time in them: a picture takes a quarter less, and no pixel changes.
+    Rays take a quarter less time so, and no pixel changes.
     """
     wp.config.log_level = wp.LOG_WARNING  # no banner, no line for every kernel it compiles
     flags = wp.config.cpu_compiler_flags
