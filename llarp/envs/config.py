@@ -26,6 +26,7 @@ class EnvConfig:
     render_threads: int = 0  # CPU threads of the renderer; 0: as many as there are cores (with Habitat, one a process)
     environment_light: bool = True  # Habitat: light ReplicaCAD by an environment map too, as Habitat does; without,
     # simulators start 10 s sooner and draw a third faster, and shadows are black
+    double_buffer: bool = False  # train with two halves of the worlds: the policy acts in one, the other is simulated
     worker_timeout_s: float = 300.0  # Habitat: a process that gives no answer for so long is replaced
 
     def __post_init__(self) -> None:

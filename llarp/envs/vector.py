@@ -143,6 +143,7 @@ class LanguageRearrangementVectorEnv(VectorEnv):
         self._done = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
         self._final: Any = None
         self._rgb: Tensor | None = None
+        self._asked: Tensor | None = None  # actions of a step that has begun
 
     # -- Gymnasium ------------------------------------------------------------------------------------------------
 
@@ -151,6 +152,8 @@ class LanguageRearrangementVectorEnv(VectorEnv):
 
         A seed starts the sequence of episodes anew; without one, the worlds go on with the next episodes.
         """
+        if self._asked is not None:
+            raise RuntimeError("reset() while a step is under way: call step_wait() first")
         if seed is not None:
             if not isinstance(seed, (int, np.integer)):
                 raise ValueError("seed must be one integer: worlds are keyed by (seed, episode), not by their index")
@@ -167,18 +170,38 @@ class LanguageRearrangementVectorEnv(VectorEnv):
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """One skill in every world: observation, reward (N,), terminated (N,), truncated (N,), info."""
+        self.step_async(actions)
+        return self.step_wait()
+
+    def step_async(self, actions: Any) -> None:
+        """Begin a step; `step_wait` returns what `step` would. Habitat's processes work meanwhile."""
         if self._rgb is None:
             raise RuntimeError("step() before reset(): call reset() first")
+        if self._asked is not None:
+            raise RuntimeError("step_async() twice: call step_wait() in between")
         action = torch.as_tensor(actions, device=self.device).to(torch.int64)
         if action.shape != (self.num_envs,):
             raise ValueError(f"actions have shape {tuple(action.shape)}, expected ({self.num_envs},)")
         if self.output == "numpy" and bool(((action < 0) | (action >= NUM_ACTIONS)).any()):
             raise ValueError(f"actions must lie in [0, {NUM_ACTIONS}): got {action.tolist()}")
+        disabled = self.autoreset_mode == AutoresetMode.DISABLED
+        if disabled and self.output == "numpy" and bool(self._done.any()):
+            raise RuntimeError("an episode has ended: reset its world before the next step")
+        self._asked = action
+        if self.config.backend == "habitat":
+            self.world.ask(action)
 
+    def unanswered(self) -> list[Any]:
+        """Connections to the processes that are still at work on the step; none where `step_wait` need not wait."""
+        return self.world.unanswered() if self.config.backend == "habitat" else []
+
+    def step_wait(self) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """The end of the step that `step_async` began."""
+        action, self._asked = self._asked, None
+        if action is None:
+            raise RuntimeError("step_wait() without step_async()")
         mode = self.autoreset_mode
         starting = self._done if mode == AutoresetMode.NEXT_STEP else torch.zeros_like(self._done)
-        if mode == AutoresetMode.DISABLED and self.output == "numpy" and bool(self._done.any()):
-            raise RuntimeError("an episode has ended: reset its world before the next step")
         invalid = self.world.apply(action) & ~starting
         result = self.world.judge(invalid)
         if mode == AutoresetMode.NEXT_STEP:  # worlds about to be reset only wait: no reward, no end

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from importlib import resources
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,7 @@ class HabitatWorlds:
         self._end: np.ndarray | None = None  # pictures at the end of the last step, before any reset
         self._results = np.zeros((num_worlds, len(RESULT)))
         self._over = np.ones(num_worlds, bool)  # no episode is running
+        self._asked: list[int] | None = None  # worlds that are at work on a step
         self._losses: dict[int, int] = {}  # by episode, in a row
         self.dropped = torch.zeros(num_worlds, dtype=torch.bool, device=self.device)
         self.set_aside: list[int] = []
@@ -105,12 +107,23 @@ class HabitatWorlds:
             failed[i] = not self._begun(i, begins[i])
         return failed
 
+    def ask(self, action: Tensor) -> None:
+        """Let every world begin on its skill; `apply` with the same ones then waits for what they give."""
+        self._asked = np.flatnonzero(~self._over).tolist()
+        chosen = action.cpu().tolist()
+        for i in self._asked:
+            self._pool.workers[i].ask("step", chosen[i])
+
+    def unanswered(self) -> list[Connection]:
+        """Pipes of the workers that have not answered what `ask` has asked."""
+        pipes = [self._pool.workers[i].pipe for i in self._asked or []]
+        return [pipe for pipe in pipes if not pipe.poll()]
+
     def apply(self, action: Tensor) -> Tensor:
         """Skill `action` (N,) in every world; returns where its precondition failed and nothing changed, bool (N,)."""
-        chosen = action.cpu().tolist()
-        playing = np.flatnonzero(~self._over).tolist()
-        for i in playing:
-            self._pool.workers[i].ask("step", chosen[i])
+        if self._asked is None:
+            self.ask(action)
+        playing, self._asked = self._asked or [], None
         self.dropped = torch.zeros(self.num_worlds, dtype=torch.bool, device=self.device)
         for i in playing:
             try:

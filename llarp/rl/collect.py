@@ -2,61 +2,93 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import wait
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from llarp.errors import UserError
 from llarp.policy.base import Policy, State
 
 from .rollout import Rollout, RolloutBuffer
+
+PATIENCE_S = 600.0
+"""How long a half is waited for; the environment itself gives up on a process earlier."""
 
 
 class Collector:
     """Steps `env` (the contract's `output="torch"`, same-step autoreset) with the policy's sampled actions.
 
+    An environment with `halves` (`DoubleBuffered`) is stepped half by half: while one is simulated the policy acts in
+    the other, whichever is ready first. Each half has its own random numbers, so that runs do not depend on which was.
     `final_observations` also stores the observation before each reset, which bootstrapping truncated episodes needs.
     """
 
     def __init__(self, env: Any, policy: Policy, final_observations: bool = False) -> None:
-        self.env, self.policy, self.final_observations = env, policy, final_observations
+        self.env, self.policy = env, policy
+        halves = getattr(env, "halves", [])
+        self.parts = [_Part(part, policy, final_observations, ahead=bool(halves)) for part in halves or [env]]
         self.buffer = RolloutBuffer()
-        self.state: State | None = None  # the policy's; None before `start`
-        self.features = self.instruction_id = self.episode_start = torch.empty(0)  # (N, ...) of the observation at hand
         policy.bind_instructions(env.instruction_text)
+
+    @property
+    def started(self) -> bool:
+        """Whether `start` or `load_state_dict` was called."""
+        return self.parts[0].state is not None
+
+    @property
+    def features(self) -> Tensor:
+        """Of the observation at hand, (N, num_tokens, dim)."""
+        return torch.cat([part.features for part in self.parts])
 
     def start(self) -> None:
         """Resets all worlds."""
         self._work_ahead(2 * self.env.num_envs)
-        observation, _ = self.env.reset()
-        self._look(observation, torch.ones_like(observation["instruction_id"], dtype=torch.bool))
+        for part in self.parts:
+            part.reset()
         self.policy.calibrate(self.features)
-        self.state = self.policy.initial_state(self.env.num_envs)
+        for part in self.parts:
+            part.state = self.policy.initial_state(part.env.num_envs)
 
-    @torch.no_grad()
     def step(self) -> None:
         """One action in every world."""
-        assert self.state is not None
-        seen = {"features": self.features, "instruction_id": self.instruction_id}
-        action, log_prob, value, self.state = self.policy.act(seen, self.state, self.episode_start)
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        step = {
-            "action": action,
-            "log_prob": log_prob,
-            "value": value,
-            "reward": reward,
-            "terminated": terminated,
-            "truncated": truncated,
-            "success": info["success"],
-            "invalid_action": info["invalid_action"],
-        }
-        if "dropped" in info:
-            step["dropped"] = info["dropped"]
-        step = {name: part.clone() for name, part in step.items()}  # an environment may reuse its tensors
-        if self.final_observations:
-            step["final_features"] = self.policy.encode(self.env.final_observation()["rgb"])
-        self.buffer.add(**step, **seen, episode_start=self.episode_start)
-        self._look(observation, terminated | truncated)
+        self._run(1, lambda: False)
+
+    def run(self, num_steps: int, stop: Callable[[], bool] = lambda: False) -> None:
+        """So many actions in every world, fewer once `stop()` is true; it is asked after every step."""
+        if len(self.parts) > 1:
+            self._run(num_steps, stop)
+            return
+        for _ in range(num_steps):
+            self.step()
+            if stop():
+                break
+
+    @torch.no_grad()
+    def _run(self, num_steps: int, stop: Callable[[], bool]) -> None:
+        """Every part goes its own way until all have made the same number of steps."""
+        rows: list[list[dict[str, Tensor]]] = [[] for _ in self.parts]
+        begun = [0] * len(self.parts)
+        working: list[int] = []
+        target = num_steps
+        while True:
+            for i, part in enumerate(self.parts):
+                if begun[i] < target and i not in working:
+                    part.begin()
+                    begun[i] += 1
+                    working.append(i)
+            if not working:
+                return
+            i = working.pop(first_ready([self.parts[i].env for i in working]))
+            rows[i].append(self.parts[i].end())
+            while all(rows):
+                together = [own.pop(0) for own in rows]
+                self.buffer.add(**{name: torch.cat([row[name] for row in together]) for name in together[0]})
+            if target == num_steps and stop():
+                target = max(begun)
 
     def finish(self) -> Rollout:
         """What happened since the last call."""
@@ -71,8 +103,93 @@ class Collector:
 
     def refresh(self) -> None:
         """To call after every change of the policy."""
+        for part in self.parts:
+            assert part.state is not None
+            part.state = self.policy.refresh_state(part.state)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Worlds, running episodes and what the policy remembers of them; between rollouts only."""
+        return {"parts": [part.state_dict() for part in self.parts], "context": self.buffer.state_dict()}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Continues where `state_dict` was taken, the policy's weights being those of that time."""
+        parts = saved.get("parts", [saved])  # an older checkpoint has just one
+        if len(parts) != len(self.parts):
+            raise UserError("the run was left with another env.double_buffer: keep it")
+        device = next(self.policy.parameters()).device
+        self.buffer.load_state_dict({name: x.to(device) for name, x in saved["context"].items()})
+        for part, own in zip(self.parts, parts, strict=True):
+            part.load_state_dict(own, device)
+        self.refresh()
+
+
+def first_ready(envs: list[Any]) -> int:
+    """Which of some environments, all with a step under way, has ended it; the first if none says so in time."""
+    if len(envs) == 1:
+        return 0
+    while all(pipes := [env.unanswered() for env in envs]):
+        if not wait([own[0] for own in pipes], PATIENCE_S):
+            return 0
+    return pipes.index([])
+
+
+class _Part:
+    """Worlds that step together, and what the policy remembers of them.
+
+    With `ahead` the environment begins its step in `begin` and gives the outcome in `end`; else it steps in `end`.
+    """
+
+    def __init__(self, env: Any, policy: Policy, final_observations: bool, ahead: bool) -> None:
+        self.env, self.policy, self.final_observations, self.ahead = env, policy, final_observations, ahead
+        self.state: State | None = None  # the policy's; None before the start
+        self.features = self.instruction_id = self.episode_start = torch.empty(0)  # (N, ...) of the observation at hand
+        self.begun: dict[str, Tensor] = {}  # what is known of a step before its outcome
+        self.random: State = {}  # states of its own random generators, where it has some
+
+    def reset(self) -> None:
+        if self.ahead:
+            seed = int(torch.randint(2**62, ()))
+            with torch.random.fork_rng():
+                torch.manual_seed(seed)
+                self.random = _random_state()
+        observation, _ = self.env.reset()
+        self._look(observation, torch.ones_like(observation["instruction_id"], dtype=torch.bool))
+
+    def begin(self) -> None:
+        """Choose an action in every world."""
         assert self.state is not None
-        self.state = self.policy.refresh_state(self.state)
+        seen = {"features": self.features, "instruction_id": self.instruction_id}
+        with self._own_random_numbers():
+            action, log_prob, value, self.state = self.policy.act(seen, self.state, self.episode_start)
+        chosen = {"action": action.clone(), "log_prob": log_prob.clone(), "value": value.clone()}
+        self.begun = seen | {"episode_start": self.episode_start} | chosen
+        if self.ahead:
+            self.env.step_async(action)
+
+    def end(self) -> dict[str, Tensor]:
+        """The step as the buffer stores it."""
+        step, self.begun = self.begun, {}
+        outcome = self.env.step_wait() if self.ahead else self.env.step(step["action"])
+        observation, reward, terminated, truncated, info = outcome
+        names = ("success", "invalid_action", "dropped")
+        result = {"reward": reward, "terminated": terminated, "truncated": truncated}
+        result |= {name: info[name] for name in names if name in info}
+        step |= {name: part.clone() for name, part in result.items()}  # an environment may reuse its tensors
+        if self.final_observations:
+            step["final_features"] = self.policy.encode(self.env.final_observation()["rgb"])
+        self._look(observation, step["terminated"] | step["truncated"])
+        return step
+
+    @contextmanager
+    def _own_random_numbers(self) -> Iterator[None]:
+        if not self.ahead:
+            yield
+            return
+        outside = _random_state()
+        _set_random_state(self.random)
+        yield
+        self.random = _random_state()
+        _set_random_state(outside)
 
     def _look(self, observation: dict[str, Tensor], episode_start: Tensor) -> None:
         self.features = self.policy.encode(observation["rgb"])
@@ -80,23 +197,31 @@ class Collector:
         self.episode_start = episode_start
 
     def state_dict(self) -> dict[str, Any]:
-        """Worlds, running episodes and what the policy remembers of them; between rollouts only."""
         return {
             "env": self.env.state_dict(),
-            "context": self.buffer.state_dict(),
             "policy_state": dict(self.state or {}),
             "features": self.features,
             "instruction_id": self.instruction_id,
             "episode_start": self.episode_start,
+            "random": self.random,
         }
 
-    def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Continues where `state_dict` was taken, the policy's weights being those of that time."""
-        device = next(self.policy.parameters()).device
+    def load_state_dict(self, saved: dict[str, Any], device: torch.device) -> None:
         self.env.load_state_dict(saved["env"])
-        self.buffer.load_state_dict({name: part.to(device) for name, part in saved["context"].items()})
         self.features, self.instruction_id, self.episode_start = (
             saved[name].to(device) for name in ("features", "instruction_id", "episode_start")
         )
         self.state = {name: part.to(device) for name, part in saved["policy_state"].items()}
-        self.refresh()
+        self.random = saved.get("random", {})
+
+
+def _random_state() -> State:
+    """Of torch's generators: the CPU's, and the present CUDA device's where there is one."""
+    state = {"cpu": torch.get_rng_state()}
+    return state | {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else state
+
+
+def _set_random_state(state: State) -> None:
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])

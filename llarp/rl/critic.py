@@ -32,10 +32,7 @@ def fit_critic(
     """
     collector = Collector(env, policy)
     collector.start()
-    for _ in range(math.ceil(steps / env.num_envs)):
-        collector.step()
-        if stop():
-            break
+    collector.run(math.ceil(steps / env.num_envs), stop)
     rollout = collector.finish()
     zero = torch.zeros_like(rollout.data["value"])
     _, returns = returns_of(rollout, zero, zero, config, gae_lambda=1.0)

@@ -16,6 +16,7 @@ from . import checkpoint
 from .collect import Collector
 from .config import PPOConfig, TrainConfig
 from .distributed import ALONE, Ranks, pack, unpack
+from .preemption import Watch
 from .rollout import Rollout
 from .update import ppo_update, trainable_parameters
 
@@ -28,8 +29,9 @@ class Trainer:
     `log` gets one dict of numbers an update. Checkpoints go to `checkpoint_dir`, if given. `seed` orders the
     mini-batches; actions are drawn from torch's global generator, which the caller seeds.
 
-    Of several `ranks` each has its own worlds and makes the same calls (`start`, `run`, `save`, `load`, `state_dict`);
-    metrics are over all ranks and the same at each, rank 0 alone logs and writes.
+    Of several `ranks` each (those of a team: together) has its own worlds and makes the same calls (`start`, `run`,
+    `save`, `load`, `state_dict`); metrics are over all ranks and the same at each, rank 0 alone logs and writes. With
+    `train.preempt_share` a rank that others wait for hands in a shorter rollout.
     """
 
     def __init__(
@@ -65,19 +67,20 @@ class Trainer:
         run is resumed.
         """
         started = time.monotonic() - self.wall_s
-        if self.collector.state is None:
+        if not self.collector.started:
             self.start()
         while not self.ranks.any(stop() or self._used_up()):
-            for _ in range(self.ppo.num_steps):
-                self.collector.step()
-                if stop():
-                    break
+            num_steps, share = self.ppo.num_steps, self.train.preempt_share or 0.0
+            watch = Watch(self.ranks, stop, self.collector.buffer, num_steps, share)
+            self.collector.run(num_steps, watch)
+            watch.finished()
             rollout = self.collector.finish()
             invalid = float(rollout.data["invalid_action"][rollout.kept].sum())
-            counts = self.ranks.total({"steps": rollout.num_transitions, "invalid": invalid})
+            own = {"steps": rollout.num_transitions, "invalid": invalid, "preempted": float(watch.preempted)}
+            counts = self.ranks.total(own)
             self.env_steps += int(counts["steps"])
             self.window.add(rollout, self.ranks)
-            if self.ranks.any(rollout.num_steps < self.ppo.num_steps):
+            if self.ranks.any(watch.stopped and rollout.num_steps < num_steps):
                 break
             if not counts["steps"]:  # every step was lost: nothing to learn from
                 continue
@@ -86,7 +89,10 @@ class Trainer:
             self.updates += 1
             self.wall_s = time.monotonic() - started
             if self.ranks.leads:
-                self.log(self.summary() | {"invalid_rate": counts["invalid"] / counts["steps"]} | losses)
+                rates = {"invalid_rate": counts["invalid"] / counts["steps"]}
+                if watch.needed is not None:
+                    rates["preempted"] = counts["preempted"]
+                self.log(self.summary() | rates | losses)
             if self.updates % self.train.checkpoint_interval == 0:
                 self.save()
         self.wall_s = time.monotonic() - started
@@ -123,16 +129,16 @@ class Trainer:
     def load(self, path: Path) -> bool:
         """Continues from a checkpoint: weights, optimiser, worlds, running episodes, random states.
 
-        False where it was left by another number of ranks: then the worlds begin anew.
+        False where it was left by another number of teams of ranks: then the worlds begin anew.
         """
         saved = checkpoint.load(path, self.policy)
         self.optimizer.load_state_dict(saved["optimizer"])
         self.env_steps, self.updates, self.wall_s = saved["env_steps"], saved["updates"], saved["wall_s"]
-        by_rank = [saved, *saved.get("others", [])]
-        if len(by_rank) != self.ranks.world_size:
+        by_team = [saved, *saved.get("others", [])]
+        if len(by_team) != self.ranks.num_teams:
             self.window.load_state_dict(saved["window"] | {"running": torch.zeros(self.collector.env.num_envs)})
             return False
-        own = by_rank[self.ranks.rank]
+        own = by_team[self.ranks.team]
         self.collector.load_state_dict(own["collector"])
         self.window.load_state_dict(own["window"])
         self.generator.set_state(own["generator"])
@@ -140,7 +146,7 @@ class Trainer:
         return True
 
     def state_dict(self) -> dict[str, Any]:
-        """All that `load` needs but the policy's weights: at rank 0 of all ranks, elsewhere this rank's only."""
+        """All that `load` needs but the policy's weights: at rank 0 of all teams, elsewhere this team's only."""
         own = {
             "collector": self.collector.state_dict(),
             "window": self.window.state_dict(),
