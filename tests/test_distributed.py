@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import multiprocessing
 import os
-import pickle
 import random
-import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from crew import Crew, free_port
 from memory_env import MemoryEnv, RecurrentPolicy
 from test_checkpoint import NoisyEnv, same
 from tiny_llm import make_tiny_llm
@@ -26,7 +25,7 @@ from llarp import cli, machine
 from llarp import train as training
 from llarp.config import load
 from llarp.errors import UserError
-from llarp.rl import checkpoint, distributed
+from llarp.rl import checkpoint
 from llarp.rl.collect import Collector
 from llarp.rl.config import PPOConfig, TrainConfig
 from llarp.rl.distributed import ALONE, Ranks, explained_over, normalize_over
@@ -35,71 +34,6 @@ from llarp.rl.rollout import Piece, Rollout
 from llarp.rl.trainer import Trainer
 from llarp.rl.update import ppo_update, trainable_parameters
 from llarp.runfolder import run_to_continue
-
-WORLD_SIZE = 2
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def serve(rank: int, port: int, pipe: Any) -> None:
-    """A rank's process: joins, then makes the calls that come through the pipe."""
-    names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": WORLD_SIZE, "LOCAL_WORLD_SIZE": WORLD_SIZE,
-             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}  # fmt: skip
-    os.environ.update({name: str(value) for name, value in names.items()})
-    torch.set_num_threads(1)
-    ranks = distributed.join()
-    while True:
-        try:
-            call, arguments = pipe.recv()
-        except EOFError:
-            return
-        try:
-            answer: tuple[Any, str] = (call(ranks, *arguments), "")
-        except (Exception, SystemExit) as error:
-            answer = (None, f"{type(error).__name__}: {error}")
-        pipe.send_bytes(pickle.dumps(answer))
-
-
-class Crew:
-    """Two processes that are ranks of one job; one pair serves the whole file, as starting one costs seconds."""
-
-    def __init__(self) -> None:
-        context, port = multiprocessing.get_context("spawn"), free_port()
-        self.pipes, self.processes = [], []
-        for rank in range(WORLD_SIZE):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=serve, args=(rank, port, theirs), daemon=True)
-            process.start()
-            theirs.close()
-            self.pipes.append(ours)
-            self.processes.append(process)
-
-    def answers(self, call: Callable[..., Any], *arguments: Any) -> list[tuple[Any, str]]:
-        """What `call(ranks, *arguments)` returned at each rank, and what it raised, in words."""
-        for pipe in self.pipes:
-            pipe.send((call, arguments))
-        found = []
-        for rank, pipe in enumerate(self.pipes):
-            if not pipe.poll(120):
-                self.close()  # the other tests had better fail at once
-                raise TimeoutError(f"rank {rank} does not come back")
-            found.append(pickle.loads(pipe.recv_bytes()))
-        return found
-
-    def run(self, call: Callable[..., Any], *arguments: Any) -> list[Any]:
-        """What `call` returned at each rank."""
-        answers = self.answers(call, *arguments)
-        assert [error for _, error in answers] == [""] * WORLD_SIZE
-        return [result for result, _ in answers]
-
-    def close(self) -> None:
-        for process in self.processes:
-            process.kill()
-            process.join()
 
 
 @pytest.fixture(scope="module")
@@ -210,6 +144,27 @@ def test_ranks_agree_to_end_the_epochs(crew: Crew) -> None:
     assert [one["stats"]["epochs"] for one in found] == [1, 1]
 
 
+def update_some_steps(ranks: Ranks, config: PPOConfig, steps: list[int]) -> dict[str, Any]:
+    """An update on three worlds of which this rank has taken `steps[rank]` steps."""
+    policy, part = recorded([])
+    whole = part([0, 1, 2] if ranks.rank == 0 else [3, 4, 5])
+    rows = [{name: x[i] for name, x in whole.data.items()} for i in range(steps[ranks.rank])]
+    history = {name: whole._history[name] for name in ("instruction_id", "action", "episode_start")}
+    rows = [{n: x[i] for n, x in history.items()} for i in range(whole.num_context)] + rows
+    rows = [row | {"features": whole._features[i]} for i, row in enumerate(rows)]
+    return updated(policy, Rollout(rows, whole.num_context, whole._features[len(rows)]), config, ranks)
+
+
+def test_a_shorter_rollout_counts_by_its_transitions(crew: Crew) -> None:
+    config = PPOConfig(num_minibatches=1, num_epochs=1, max_grad_norm=100.0)
+    found = crew.run(update_some_steps, config, [7, 3])
+    alone = [update_some_steps(Ranks(rank), config, [7, 3])["gradients"] for rank in (0, 1)]
+    expected = (7 * 3 * alone[0] + 3 * 3 * alone[1]) / (10 * 3)
+    assert not torch.allclose(alone[0], alone[1], atol=1e-3)
+    for one in found:
+        torch.testing.assert_close(one["gradients"], expected, atol=2e-6, rtol=1e-4)
+
+
 def statistics(ranks: Ranks, parts: list[torch.Tensor], wanted: list[torch.Tensor]) -> tuple[torch.Tensor, float]:
     own = parts[ranks.rank]
     return normalize_over(own, ranks), explained_over(own, wanted[ranks.rank], ranks)
@@ -272,8 +227,8 @@ def test_ranks_begin_and_stay_alike_and_count_together(crew: Crew, tmp_path: Pat
     # Episodes of 4 steps, 12 steps a world, worlds i of a rank begun i steps early: 3 each, as in MemoryEnv.
     assert first["summary"]["episodes"] == second["summary"]["episodes"] == 24
     assert first["summary"]["success_rate"] == second["summary"]["success_rate"]
-    own = [state["collector"]["instruction_id"].shape[0] for state in (first["state"], *first["state"]["others"])]
-    assert own == [3, 5] and "others" not in second["state"]
+    own = [state["collector"] for state in (first["state"], *first["state"]["others"])]
+    assert [len(c.get("parts", [c])[0]["instruction_id"]) for c in own] == [3, 5] and "others" not in second["state"]
 
 
 def test_resumed_ranks_equal_uninterrupted_ones_bit_for_bit(crew: Crew, tmp_path: Path) -> None:
@@ -293,6 +248,63 @@ def test_a_rank_asked_to_stop_stops_all_at_one_update(crew: Crew, tmp_path: Path
     assert checkpoint.latest_in(tmp_path).name == checkpoint.file_name(3 * 18 + 5 * 15)
     found = crew.run(trained, tmp_path, 3 * 18 + 5 * 15 + 48, 9, True)
     assert [one["updates"] for one in found] == [3, 3]  # max_log_prob_gap would have complained about lost contexts
+
+
+def trained_with_a_slow_one(
+    ranks: Ranks, folder: Path, total_steps: int, share: float, waits_at: int, resume: bool
+) -> dict[str, Any]:
+    """A run in which rank 1, after step `waits_at` of every rollout and not before, sees that rank 0 has finished."""
+    log: list[dict[str, float]] = []
+    trainer = trainer_of(ranks, folder, total_steps, 3, log)
+    trainer.train = dataclasses.replace(trainer.train, preempt_share=share)
+    if resume:
+        assert trainer.load(checkpoint.latest_in(folder))
+    lengths, step, finish = [], trainer.collector.step, trainer.collector.finish
+
+    def slow_step() -> None:
+        step()
+        taken, there = len(trainer.collector.buffer), f"{folder} {trainer.updates}"
+        if share and ranks.rank == 1 and taken == waits_at:
+            ranks._store.add(there, 1)
+            while not ranks.arrived():
+                time.sleep(0.01)
+        while share and ranks.rank == 0 and taken == 6 and not ranks._store.add(there, 0):
+            time.sleep(0.01)
+
+    def finish_and_tell() -> Rollout:
+        rollout = finish()
+        lengths.append(rollout.num_steps)
+        return rollout
+
+    trainer.collector.step, trainer.collector.finish = slow_step, finish_and_tell  # type: ignore[method-assign]
+    trainer.run()
+    return {"lengths": lengths, "log": log, "policy": trainer.policy.state_dict(), "summary": trainer.summary()}
+
+
+@pytest.mark.parametrize(
+    ("waits_at", "share", "taken"),
+    [
+        (1, 0.5, 2),  # a quarter of six steps is more than one
+        (3, 0.5, 3),
+        (6, 0.5, 6),
+        (3, 0.6, 6),  # rank 0 alone is no 60 %
+        (3, 0.0, 6),
+    ],
+)
+def test_a_slow_rank_hands_in_what_it_has(
+    crew: Crew, tmp_path: Path, waits_at: int, share: float, taken: int
+) -> None:
+    each = 3 * 6 + 5 * taken  # rank 0 takes 6 steps in 3 worlds
+    first, second = crew.run(trained_with_a_slow_one, tmp_path, 3 * each, share, waits_at, False)
+    assert first["lengths"] == [6] * 3 and second["lengths"] == [taken] * 3
+    assert same(first["policy"], second["policy"])
+    assert [row["env_steps"] for row in first["log"]] == [each, 2 * each, 3 * each]
+    assert [row.get("preempted") for row in first["log"]] == [None if share == 0 else float(taken < 6)] * 3
+    # Episodes of 4 steps, world i of a rank begun i % 4 steps early, as in MemoryEnv.
+    episodes = sum((steps + i % 4) // 4 for worlds, steps in ((3, 18), (5, 3 * taken)) for i in range(worlds))
+    assert first["summary"]["episodes"] == second["summary"]["episodes"] == episodes
+    more = crew.run(trained_with_a_slow_one, tmp_path, 4 * each, share, waits_at, True)
+    assert [one["lengths"] for one in more] == [[6], [taken]] and same(more[0]["policy"], more[1]["policy"])
 
 
 def test_another_number_of_ranks_goes_on_with_the_weights_in_new_worlds(crew: Crew, tmp_path: Path) -> None:

@@ -42,13 +42,16 @@ class PolicyConfig:
     """Longest instruction, in tokens of the language model, its begin token included."""
     max_steps: int = 32
     """Longest episode, steps; follows task.max_steps."""
+    tensor_parallel: int = 1
+    """How many processes hold the language model together, each some heads of its attention (llarp train, with
+    torchrun): for one too large for a device. They play the same worlds and count as one."""
     instruction_cache_mb: int = 1500
     """Memory for the keys and values of instructions seen lately, MB (SmolLM2: about 0.7 MB an instruction)."""
 
     def validate(self) -> None:
         """Raise UserError for settings that can not work."""
         sizes = ("image_size", "projector_hidden", "num_visual_tokens", "action_hidden", "action_layers",
-                 "max_instruction_tokens", "max_steps", "instruction_cache_mb")  # fmt: skip
+                 "max_instruction_tokens", "max_steps", "tensor_parallel", "instruction_cache_mb")  # fmt: skip
         for name in sizes:
             if getattr(self, name) < 1:
                 raise UserError(f"policy.{name}={getattr(self, name)}: must be at least 1")

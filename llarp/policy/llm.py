@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -15,16 +16,23 @@ from llarp.errors import UserError
 
 from . import attention, smollm
 
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
 KNOWN = (smollm.NAME,)
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.15, torch.float16: 0.05}
 """Largest relative error (rms) of cached decoding against a full forward; a model that ignores our mask is near 1."""
 
 
 class FrozenLLM(nn.Module):
-    """A decoder-only transformer whose weights never change; texts and embeddings in, last hidden states out."""
+    """A decoder-only transformer whose weights never change; texts and embeddings in, last hidden states out.
 
-    def __init__(self, backbone: nn.Module, tokenizer, name: str, folder: Path):
+    With a `mesh` of several ranks each holds a part (`tensor_parallel`), and all make the same calls.
+    """
+
+    def __init__(self, backbone: nn.Module, tokenizer, name: str, folder: Path, mesh: DeviceMesh | None = None):
         super().__init__()
+        self.mesh = mesh
         self.backbone = backbone.eval().requires_grad_(False)
         self.tokenizer, self.name, self.folder = tokenizer, name, folder
         table = self.embedding_table()
@@ -76,6 +84,10 @@ class FrozenLLM(nn.Module):
 
         `embeds` (B, Q, hidden), `positions` (B, Q) int64, `mask` additive (B, 1, Q, slots).
         """
+        if self.mesh is not None and not torch.is_grad_enabled():  # ranks that would act apart would wait for ever
+            from .tensor_parallel import as_first_has_it
+
+            embeds = as_first_has_it(embeds, self.mesh)
         config = self.backbone.config
         own = config._attn_implementation
         if self.grouped_attention:
@@ -120,16 +132,18 @@ def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if "avx512_bf16" in flags or "amx_bf16" in flags else torch.float32
 
 
-def load_llm(name: str, precision: str = "auto", device: torch.device | str = "cpu") -> FrozenLLM:
-    """Load, freeze and check a language model by known name, hub id or folder.
+def load_llm(
+    name: str, precision: str = "auto", device: torch.device | str = "cpu", mesh: DeviceMesh | None = None
+) -> FrozenLLM:
+    """Load, freeze and check a language model by known name, hub id or folder; of a `mesh` all ranks load it together.
 
     Raises UserError for names that lead nowhere, and for models that are not decoder-only or do not work with our
     cache: cached decoding must equal the model's own full forward.
     """
     device = torch.device(device)
     folder = find_model(name)
-    backbone, tokenizer = _load(name, folder, choose_dtype(precision, device), device)
-    llm = FrozenLLM(backbone, tokenizer, name, folder)
+    backbone, tokenizer = _load(name, folder, choose_dtype(precision, device), device, mesh)
+    llm = FrozenLLM(backbone, tokenizer, name, folder, mesh)
     why = _failure(llm)
     if why and llm.grouped_attention:
         llm.grouped_attention = False  # its own attention does more than ours
@@ -184,7 +198,7 @@ def find_model(name: str) -> Path:
         raise missing from error
 
 
-def _load(name: str, folder: Path, dtype: torch.dtype, device: torch.device):
+def _load(name: str, folder: Path, dtype: torch.dtype, device: torch.device, mesh: DeviceMesh | None):
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
     try:
@@ -197,6 +211,10 @@ def _load(name: str, folder: Path, dtype: torch.dtype, device: torch.device):
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"policy.llm={name}: {folder} can not be loaded ({reason})") from error
+    if mesh is not None:
+        from .tensor_parallel import cut
+
+        cut(model, mesh)
     return model.to(device), tokenizer
 
 

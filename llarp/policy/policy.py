@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -20,6 +20,9 @@ from .heads import Heads
 from .llm import choose_dtype, load_llm
 from .vision import FrozenVision
 
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
 
 class LLaRPPolicy(Policy):
     """Frozen language model and vision model with trainable projector, action MLP and critic.
@@ -29,14 +32,17 @@ class LLaRPPolicy(Policy):
     (N, max_steps + 1), the entry after the last step being the action just taken.
     """
 
-    def __init__(self, config: PolicyConfig, device: torch.device | str = "cpu"):
-        """Loads the frozen models (errors: `load_llm`, `FrozenVision`); trainable parts from torch's generator."""
+    def __init__(self, config: PolicyConfig, device: torch.device | str = "cpu", mesh: DeviceMesh | None = None):
+        """Loads the frozen models (errors: `load_llm`, `FrozenVision`); trainable parts from torch's generator.
+
+        The language model is cut among the ranks of a `mesh`; without, it is whole, whatever the config says.
+        """
         super().__init__()
         config.validate()
         self.config = config
         device = torch.device(device)
         dtype = choose_dtype(config.precision, device)
-        self.llm = load_llm(config.llm, config.precision, device)
+        self.llm = load_llm(config.llm, config.precision, device, mesh)
         vision = FrozenVision(config.vision, config.vision_weights, config.vision_pool, config.image_size, dtype)
         self.vision = vision
         words = self.llm.word_embeddings([action.words for action in ACTIONS]).cpu()

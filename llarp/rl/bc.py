@@ -87,6 +87,7 @@ def collect_demonstrations(
     seed: int,
     log: Log,
     stop: Callable[[], bool] = lambda: False,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Demonstrations:
     """Lets planners act in all worlds of `env` (which shows them `env.planner_views()`), until the configured
     number of episodes is there, the time is up or `stop()` is true; at least one episode.
@@ -96,7 +97,7 @@ def collect_demonstrations(
     planner's. An episode that the simulator lost is no demonstration.
     """
     generator = torch.Generator().manual_seed(seed)
-    started = reported = time.monotonic()
+    started = reported = clock()
     observation, _ = env.reset()
     num_envs = env.num_envs
     planners = [make_planner() for _ in range(num_envs)]
@@ -104,7 +105,7 @@ def collect_demonstrations(
     running: list[list[tuple[Tensor, int, int]]] = [[] for _ in range(num_envs)]
     episodes: list[tuple[int, bool, list[tuple[Tensor, int, int]]]] = []
     while len(episodes) < config.episodes:
-        if episodes and (stop() or time.monotonic() - started > 60 * config.collect_minutes):
+        if episodes and (stop() or clock() - started > 60 * config.collect_minutes):
             break
         features = encode(observation["rgb"]).half().cpu()
         instruction_id = observation["instruction_id"].tolist()
@@ -126,8 +127,8 @@ def collect_demonstrations(
                 if not lost[i]:
                     episodes.append((instruction_id[i], success[i], running[i]))
                 running[i] = []
-        if time.monotonic() - reported > 5:
-            reported = time.monotonic()
+        if clock() - reported > 5:
+            reported = clock()
             log({"demonstrations": len(episodes), "seconds": reported - started})
     episodes = episodes[: config.episodes]
     steps = [step for _, _, episode in episodes for step in episode]
@@ -149,6 +150,7 @@ def clone(
     seed: int,
     log: Log,
     stop: Callable[[], bool] = lambda: False,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Metrics:
     """Trains the policy to name the labels (cross-entropy), until the epochs or the time are used up.
 
@@ -165,11 +167,11 @@ def clone(
     parameters = trainable_parameters(policy)
     optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
     total = config.epochs * len(demonstrations.batches(used, config.batch_tokens, generator))
-    started = reported = time.monotonic()
+    started = reported = clock()
     step, progress, sums = 0, 0.0, _Sums()
     while progress < 1 and not stop():
         for index in demonstrations.batches(used, config.batch_tokens, generator):
-            progress = max(step / total, (time.monotonic() - started) / (60 * config.train_minutes + 1e-9))
+            progress = max(step / total, (clock() - started) / (60 * config.train_minutes + 1e-9))
             if progress >= 1 or stop():
                 break
             rising = min(1.0, max(progress, 0.5 / total) / max(config.warmup, 1e-9))
@@ -183,11 +185,11 @@ def clone(
             torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm, error_if_nonfinite=True)
             optimizer.step()
             step += 1
-            if time.monotonic() - reported > 5:
-                reported = time.monotonic()
+            if clock() - reported > 5:
+                reported = clock()
                 log({"bc_progress": progress, "bc_steps": step, **sums.metrics("bc")})
                 sums = _Sums()
-    seconds = time.monotonic() - started
+    seconds = clock() - started
     result = {"bc_steps": step, "bc_seconds": seconds, "bc_episodes": len(used), **sums.metrics("bc")}
     if num_held_out:
         sums = _Sums()

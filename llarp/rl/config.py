@@ -89,6 +89,9 @@ class TrainConfig:
     success_window: int = 200  # success rate and mean return are over this many episodes finished last
     checkpoint_interval: int = 10  # updates between two checkpoints; the last state is always kept
     keep_checkpoints: int = 2  # how many of the newest are kept
+    # Of several ranks: once this share of them has finished a rollout, the others end theirs early, with at least a
+    # quarter of its steps (DD-PPO, section 3); 0: never; null: 0.6 with backend=habitat, else 0 (repeatable).
+    preempt_share: float | None = None
     eval_episodes: int = 300  # held-out episodes evaluated before and after PPO; 0: none
     eval_split: str = "new_scenes"  # which split those come from
 
@@ -97,3 +100,4 @@ class TrainConfig:
             _check(f"train.{name}", getattr(self, name), 1)
         for name in ("max_minutes", "eval_episodes"):
             _check(f"train.{name}", getattr(self, name), 0)
+        _check("train.preempt_share", self.preempt_share or 0, 0, 1)

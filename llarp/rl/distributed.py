@@ -3,6 +3,9 @@
 What is called a meeting here is made by every rank, in the same order; it returns when all have come. Alone
 (`WORLD_SIZE` 1 or not set) nothing is exchanged and a meeting is only what it returns. Numbers and checkpoints travel
 over Gloo, gradients over NCCL where every rank has a CUDA device of its own.
+
+A team is one or more ranks that hold one language model together (`policy.tensor_parallel`), play the same worlds with
+the same random numbers, and so count as one. Without `form_teams` every rank is a team of its own.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import os
 import re
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +27,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 
 from llarp.errors import PeersLost, UserError
 from llarp.machine import cores, from_launcher
@@ -43,8 +48,13 @@ class Ranks:
     rank: int = 0
     world_size: int = 1
     local_rank: int = 0  # on this machine
+    team_size: int = 1
+    mesh: DeviceMesh | None = None  # of this rank's team; None where it is alone in it
     _meetings: Any = None  # Gloo group
     _gradients: Any = None  # NCCL group; None: gradients go over Gloo, by way of main memory
+    _team: Any = None  # Gloo group of this rank's team
+    _store: Any = None  # the job's key-value store
+    _races: int = 0
 
     @property
     def alone(self) -> bool:
@@ -52,12 +62,21 @@ class Ranks:
 
     @property
     def leads(self) -> bool:
-        """Whether this is the one that writes, evaluates and speaks."""
+        """Whether this is the one that writes and speaks."""
         return self.rank == 0
 
+    @property
+    def team(self) -> int:
+        """Number of this rank's team; team 0 clones and evaluates."""
+        return self.rank // self.team_size
+
+    @property
+    def num_teams(self) -> int:
+        return self.world_size // self.team_size
+
     def seed(self, seed: int) -> int:
-        """This rank's own seed, for what ranks must not do alike; rank 0's is the run's."""
-        return seed + SEED_STRIDE * self.rank
+        """This team's own seed, for what teams must not do alike; team 0's is the run's."""
+        return seed + SEED_STRIDE * self.team
 
     def threads(self) -> int:
         """How many threads this rank may keep busy on its machine; 0: all."""
@@ -66,6 +85,10 @@ class Ranks:
     # -- meetings -------------------------------------------------------------------------------------------------
 
     def gather(self, value: T) -> list[T]:
+        """Every team's (small, plain) value, by team. A meeting."""
+        return self.gather_all(value)[:: self.team_size]
+
+    def gather_all(self, value: T) -> list[T]:
         """Every rank's (small, plain) value, by rank. A meeting."""
         if self.alone:
             return [value]
@@ -75,18 +98,18 @@ class Ranks:
         return found
 
     def collect(self, value: bytes) -> list[bytes]:
-        """Every rank's value, by rank, at rank 0; nothing elsewhere. A meeting."""
+        """Every team's value, by team, at rank 0; nothing elsewhere. A meeting."""
         found: list[Any] = [None] * self.world_size
         with self._lost_peers():
             dist.gather_object(value, found if self.leads else None, dst=0, group=self._meetings)
-        return found if self.leads else []
+        return found[:: self.team_size] if self.leads else []
 
     def any(self, flag: bool) -> bool:
         """Whether it is so at any rank. A meeting."""
-        return flag if self.alone else any(self.gather(bool(flag)))
+        return flag if self.alone else any(self.gather_all(bool(flag)))
 
     def total(self, numbers: dict[str, float]) -> dict[str, float]:
-        """Sums over all ranks by name; a name that a rank does not give counts 0 there. A meeting."""
+        """Sums over all teams by name; a name that a team does not give counts 0 there. A meeting."""
         if self.alone:
             return numbers
         parts = self.gather(numbers)
@@ -117,7 +140,7 @@ class Ranks:
 
     def wait(self) -> None:
         """Until all are here. A meeting."""
-        self.gather(None)
+        self.gather_all(None)
 
     @contextmanager
     def in_turn(self) -> Iterator[None]:
@@ -133,7 +156,7 @@ class Ranks:
     def average_gradients(self, parameters: Sequence[Tensor], count: int) -> int:
         """From the gradients of a mean over `count` of this rank's transitions to those of the mean over all ranks'.
 
-        Returns how many transitions those are. A rank with count 0 needs no gradients. A meeting.
+        Returns how many transitions those are (a team's once). A rank with count 0 needs no gradients. A meeting.
         """
         if self.alone:
             return count
@@ -146,13 +169,13 @@ class Ranks:
         total, mean = round(float(flat[-1])), flat[:-1] / flat[-1].clamp(min=1)
         for p, part in zip(parameters, mean.split([p.numel() for p in parameters]), strict=True):
             p.grad = part.view_as(p).to(p)
-        return total
+        return total // self.team_size
 
     def share_weights(self, policy: Policy) -> None:
         """Gives all ranks rank 0's trainable weights; UserError where frozen ones differ. A meeting."""
         if self.alone:
             return
-        frozen = self.gather(policy.frozen_fingerprint())
+        frozen = self.gather_all(policy.frozen_fingerprint())
         for rank, theirs in enumerate(frozen):
             for part in sorted(frozen[0].keys() | theirs.keys()):
                 if frozen[0].get(part) != theirs.get(part):
@@ -172,7 +195,7 @@ class Ranks:
         for name, tensor in sorted(policy.trainable_state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-        found = self.gather(digest.hexdigest())
+        found = self.gather_all(digest.hexdigest())
         if apart := [str(rank) for rank, theirs in enumerate(found) if theirs != found[0]]:
             raise RuntimeError(f"the weights of rank {', '.join(apart)} are no longer those of rank 0")
 
@@ -194,17 +217,74 @@ class Ranks:
         if device.startswith("cuda"):
             torch.cuda.set_device(device)
             card = (socket.gethostname(), str(torch.cuda.get_device_properties(device).uuid))
-        cards = self.gather(card)
+        cards = self.gather_all(card)
         if None not in cards and len(set(cards)) == len(cards) and dist.is_nccl_available():
-            self._gradients = dist.new_group(backend="nccl", timeout=JOIN)
+            with self._lost_peers():  # a device given connects at once, here, and not within the first gradient step
+                self._gradients = dist.new_group(backend="nccl", timeout=JOIN, device_id=torch.device(device))
         return device
+
+    def form_teams(self, size: int, device: str) -> None:
+        """Puts every `size` ranks, one after another, into a team; `device` is this rank's. A meeting.
+
+        UserError where they do not come out even.
+        """
+        if size == 1:
+            return
+        self.agree(lambda: check_team_size(size, self.world_size))
+        kind, _, _ = device.partition(":")
+        with self._lost_peers():
+            for first in range(0, self.world_size, size):  # every rank makes every group
+                members = list(range(first, first + size))
+                group = words = dist.new_group(members, backend="gloo", timeout=PATIENCE)
+                if self._gradients is not None:
+                    group = dist.new_group(members, backend="nccl", timeout=JOIN, device_id=torch.device(device))
+                if self.rank in members:
+                    self._team, self.mesh = words, DeviceMesh.from_group(group, kind)
+        self.team_size = size
+
+    def in_team(self, flag: bool) -> bool:
+        """Whether it is so at any rank of this team. A meeting of the team."""
+        if self._team is None:
+            return flag
+        found = torch.tensor(float(flag))
+        with self._lost_peers():
+            dist.all_reduce(found, dist.ReduceOp.MAX, group=self._team)
+        return bool(found)
+
+    def clock(self) -> float:
+        """Seconds that pass alike at all ranks of this team, from any beginning. A meeting of the team."""
+        now = torch.tensor(time.monotonic(), dtype=torch.float64)
+        if self._team is not None:
+            with self._lost_peers():
+                dist.broadcast(now, group=self._team, group_src=0)
+        return float(now)
+
+    # -- who has finished what all began together; no meetings -----------------------------------------------------
+
+    def begin_race(self) -> None:
+        """All teams begin a rollout, after a meeting in which all had ended the last one."""
+        if self.leads and self._races:
+            self._store.delete_key(f"race {self._races}")
+        self._races += 1
+
+    def arrive(self) -> None:
+        """This team has ended it."""
+        if self.rank % self.team_size == 0:
+            with self._lost_peers():
+                self._store.add(f"race {self._races}", 1)
+
+    def arrived(self) -> int:
+        """How many teams have ended it so far."""
+        with self._lost_peers():
+            return self._store.add(f"race {self._races}", 0)
 
     def leave(self) -> None:
         """Ends the exchange. A meeting."""
         if not self.alone:
             self.wait()
             dist.destroy_process_group()
-            self._meetings = self._gradients = None  # living on, they may keep the interpreter from ending
+            # Living on, they may keep the interpreter from ending.
+            self._meetings = self._gradients = self._team = self.mesh = None
 
     @contextmanager
     def _lost_peers(self) -> Iterator[None]:
@@ -238,8 +318,17 @@ def join() -> Ranks:
         # A launcher that starts us again may keep its store, with the addresses of those who have died.
         store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size, timeout=JOIN)
-        ranks._meetings = dist.new_group(backend="gloo", timeout=PATIENCE)
+        ranks._meetings, ranks._store = dist.new_group(backend="gloo", timeout=PATIENCE), store
     return ranks
+
+
+def check_team_size(size: int, world_size: int) -> None:
+    """UserError unless so many processes can be put into teams of `size`."""
+    if world_size % size:
+        raise UserError(
+            f"policy.tensor_parallel={size}: the number of processes must be a multiple of it, but is {world_size}; "
+            f"start torchrun --nproc-per-node={size} -m llarp train ..., or as many more"
+        )
 
 
 def pack(tree: Any) -> bytes:
