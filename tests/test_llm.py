@@ -78,6 +78,7 @@ def test_a_model_that_ignores_what_we_give_it_is_refused(folder, monkeypatch, ig
         return model, tokenizer
 
     monkeypatch.setattr(llm_module, "_load", load_careless)
+    monkeypatch.setattr(llm_module, "fits", lambda backbone: False)  # our decoder would take no notice of `forward`
     with pytest.raises(UserError, match="cached decoding differs|does not run with our key-value cache"):
         load_llm(str(folder), "float32")
 

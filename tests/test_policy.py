@@ -50,10 +50,23 @@ def make_policy(config: PolicyConfig) -> LLaRPPolicy:
     return policy
 
 
-@pytest.fixture(params=[(1, True), (2, False)], ids=["one_token", "two_tokens_blind_to_actions"])
+@pytest.fixture(
+    params=[(1, True, True), (2, False, True), (1, True, False), (2, False, False)],
+    ids=["one_token", "two_tokens_blind_to_actions", "one_token_padded", "two_tokens_padded"],
+)
 def policy(request, config):
-    tokens, observe = request.param
-    return make_policy(replace(config, num_visual_tokens=tokens, observe_previous_action=observe))
+    tokens, observe, packed = request.param
+    policy = make_policy(replace(config, num_visual_tokens=tokens, observe_previous_action=observe))
+    assert policy.llm.decoder is not None
+    if not packed:
+        by_transformers(policy)
+    return policy
+
+
+def by_transformers(policy: LLaRPPolicy) -> None:
+    """Let transformers' modules compute, as those of a model that is not a frozen Llama do."""
+    policy.llm.decoder = None
+    assert policy.pads
 
 
 @dataclass
@@ -154,12 +167,18 @@ def test_gradients_equal_those_of_an_uncached_forward(policy):
         assert (ours[name] - by_hand[name]).norm() <= 1e-4 * size, name
 
 
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
 @pytest.mark.parametrize("fault", ["positions", "neighbour"])
-def test_ratio_test_notices(config, monkeypatch, fault):
+def test_ratio_test_notices(config, monkeypatch, fault, packed):
     """Positions shifted by one, or a neighbour's prefix, are far outside what the ratio test allows."""
     policy = make_policy(config)
+    if not packed:
+        by_transformers(policy)
     rollout = roll_out(policy)
-    if fault == "positions":  # of the visual tokens alone: the prefixes are in the cache already
+    if fault == "positions" and policy.llm.decoder is not None:
+        turn = policy.llm.decoder._turn
+        monkeypatch.setattr(policy.llm.decoder, "_turn", lambda positions: turn(positions + 1))
+    elif fault == "positions":  # of the visual tokens alone: the prefixes are in the cache already
         run = policy.llm.run
         monkeypatch.setattr(policy.llm, "run", lambda embeds, positions, *rest: run(embeds, positions + 1, *rest))
     else:

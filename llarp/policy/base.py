@@ -41,6 +41,8 @@ class Policy(nn.Module, ABC):
     the parameters with `requires_grad`.
     """
 
+    pads = True
+    """Whether padding costs time in `action_logits`: segments are then put together by their lengths."""
     _lookup: Callable[[int], str] | None = None
 
     def bind_instructions(self, lookup: Callable[[int], str]) -> None:

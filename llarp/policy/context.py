@@ -18,6 +18,7 @@ from llarp.errors import UserError
 from .base import State
 from .cache import new_entries, prefix_cache, range_mask, row_cache
 from .llm import FrozenLLM
+from .packed import Packed, pack_sequences
 
 PREFIX_BATCH = 32
 """Instructions computed in one pass, of similar lengths."""
@@ -85,9 +86,15 @@ class InstructionCache:
 def compute_prefixes(llm: FrozenLLM, ids: list[list[int]]) -> list[Tensor]:
     """Keys and values of R texts, given as token ids: R tensors (2, L, H, length, D).
 
-    All in one pass, padded on the right, which no token of a text sees.
+    All in one pass, where they are padded on the right, which no token of a text sees.
     """
     length = [len(tokens) for tokens in ids]
+    if llm.decoder is not None:
+        new: list[Tensor] = []
+        joint = torch.tensor([token for tokens in ids for token in tokens], device=llm.device)
+        llm.decoder.forward(llm.embed(joint), pack_sequences(length, llm.dtype, llm.device), entries=new)
+        both = torch.stack(new).unflatten(2, (2, -1, llm.decoder.head_size))  # (L, tokens, 2, H, D)
+        return [part.permute(2, 0, 3, 1, 4).contiguous() for part in both.split(length, 1)]
     padded = torch.zeros(len(ids), max(length), dtype=torch.int64)
     for row, tokens in zip(padded, ids, strict=True):
         row[: len(tokens)] = torch.tensor(tokens)
@@ -124,6 +131,12 @@ def run_parallel(llm: FrozenLLM, prefixes: Prefixes | None, tokens: Tensor) -> t
     mask = range_mask(slots - length, last, slice(0, slots + count), llm.dtype)
     hidden = llm.run(tokens, length[:, None] + step, mask, cache)
     return hidden, *new_entries(cache)
+
+
+def behind(llm: FrozenLLM, prefixes: Prefixes, lengths: list[int]) -> Packed:
+    """How sequences of `lengths` lie behind one another, the i-th behind the prefix of row i."""
+    parts = (prefixes.keys, prefixes.values, prefixes.length, prefixes.index)
+    return pack_sequences(lengths, llm.dtype, llm.device, *parts)
 
 
 def new_rows(prefixes: Prefixes, num_rows: int, prefix_slots: int, visual_slots: int) -> State:
@@ -164,10 +177,41 @@ def decode(llm: FrozenLLM, state: State, tokens: Tensor, prefix_slots: int) -> T
     visible = slice(prefix_slots - longest, prefix_slots + end)  # slots that some row uses
     new = first_new[:, None] + torch.arange(count, device=tokens.device)
     mask = range_mask(prefix_slots - length, prefix_slots + new, visible, llm.dtype)
-    cache = row_cache(state["keys"], state["values"], prefix_slots + new, visible)
-    hidden = llm.run(tokens, length[:, None] + new, mask, cache)
+    positions, slots = length[:, None] + new, prefix_slots + new
+    if llm.decoder is not None:
+        cached = (state["keys"], state["values"], slots, visible, mask)
+        hidden = llm.decoder.decode(tokens.to(llm.dtype), positions, *cached)
+    else:
+        hidden = llm.run(tokens, positions, mask, row_cache(state["keys"], state["values"], slots, visible))
     state["step"] += 1
     return hidden
+
+
+def rewrite(llm: FrozenLLM, state: State, tokens: Tensor, prefix_slots: int) -> None:
+    """Make the visual keys and values of all rows anew, in place, from their tokens (N, S, hidden) so far.
+
+    What lies beyond a row's steps is left undefined.
+    """
+    prefixes = prefixes_of(state, prefix_slots)
+    per_step = tokens.shape[1] // max(int(state["step"].max()), 1)
+    if llm.decoder is None:
+        _, keys, values = run_parallel(llm, prefixes, tokens)
+        visual = slice(prefix_slots, prefix_slots + keys.shape[3])
+        state["keys"][:, :, :, visual] = keys
+        state["values"][:, :, :, visual] = values
+        return
+    rows = [i for i, steps in enumerate(state["step"].tolist()) if steps]
+    lengths = [steps * per_step for steps in state["step"].tolist() if steps]
+    chosen = torch.tensor(rows, device=llm.device)
+    prefixes = Prefixes(prefixes.keys, prefixes.values, prefixes.length[chosen], prefixes.index[chosen])
+    there = torch.arange(tokens.shape[1], device=llm.device) < (state["step"] * per_step)[:, None]
+    new: list[Tensor] = []
+    llm.decoder.forward(tokens[there].to(llm.dtype), behind(llm, prefixes, lengths), entries=new)
+    row, slot = there.nonzero().unbind(1)
+    for layer, both in enumerate(new):
+        keys, values = both.unflatten(1, (2, -1, llm.decoder.head_size)).unbind(1)  # (tokens, H, D)
+        state["keys"][layer][row, :, prefix_slots + slot] = keys
+        state["values"][layer][row, :, prefix_slots + slot] = values
 
 
 def prefixes_of(state: State, prefix_slots: int) -> Prefixes:
@@ -193,7 +237,11 @@ def check_cache(llm: FrozenLLM) -> float:
 
     visual = torch.stack([llm.embed(i[-steps:]) for i in ids])
     prefixes = pack([compute_prefixes(llm, [i[:-steps].tolist()])[0] for i in ids], [0, 1, 2])
-    parallel = run_parallel(llm, prefixes, visual)[0].float()
+    if llm.decoder is None:
+        parallel = run_parallel(llm, prefixes, visual)[0].float()
+    else:
+        together = llm.decoder.run(visual.flatten(0, 1), behind(llm, prefixes, [steps] * len(ids)))
+        parallel = together.view_as(full).float()
 
     slots, rows = prefixes.keys.shape[3], prefixes.index
     state = new_rows(prefixes, len(ids), slots, steps)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from llarp.errors import UserError
 
 from . import attention, smollm
+from .llama import LlamaDecoder, fits
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -42,6 +43,8 @@ class FrozenLLM(nn.Module):
         """Mean length of a token's embedding."""
         self.grouped_attention = self.device.type == "cpu"
         """Whether `run` replaces the model's own attention by `attention.grouped_attention`."""
+        self.decoder = LlamaDecoder(backbone) if mesh is None and fits(backbone) else None
+        """Computes in place of transformers' modules; None: a model of another type, cut, or to be trained."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -60,6 +63,12 @@ class FrozenLLM(nn.Module):
     def train(self, mode: bool = True) -> FrozenLLM:
         """Stays in evaluation mode: frozen."""
         return super().train(False)
+
+    def _apply(self, fn, recurse: bool = True) -> FrozenLLM:
+        super()._apply(fn, recurse)
+        if self.decoder is not None and self.decoder.blocks[0].gate_up.weight.device != self.device:
+            self.decoder = LlamaDecoder(self.backbone)
+        return self
 
     def tokens(self, text: str) -> list[int]:
         """Token ids of a text, the begin token first where the model has one."""
@@ -145,6 +154,9 @@ def load_llm(
     backbone, tokenizer = _load(name, folder, choose_dtype(precision, device), device, mesh)
     llm = FrozenLLM(backbone, tokenizer, name, folder, mesh)
     why = _failure(llm)
+    if why and llm.decoder is not None:
+        llm.decoder = None
+        why = _failure(llm)
     if why and llm.grouped_attention:
         llm.grouped_attention = False  # its own attention does more than ours
         why = _failure(llm)

@@ -15,7 +15,7 @@ from llarp.tasks.actions import ACTIONS
 
 from .base import NO_ACTION, Policy, SegmentBatch, State, check_same_shapes, sample
 from .config import PolicyConfig
-from .context import InstructionCache, decode, new_rows, prefixes_of, run_parallel, start_rows
+from .context import InstructionCache, behind, decode, new_rows, rewrite, run_parallel, start_rows
 from .heads import Heads
 from .llm import choose_dtype, load_llm
 from .vision import FrozenVision
@@ -50,6 +50,11 @@ class LLaRPPolicy(Policy):
         self.heads = Heads(config, vision.num_tokens, vision.dim, self.llm.hidden_size, self.llm.token_norm, cue, words)
         self.to(device)
         self.instructions = InstructionCache(self.llm, config.max_instruction_tokens, config.instruction_cache_mb << 20)
+
+    @property
+    def pads(self) -> bool:  # type: ignore[override]
+        """Only transformers' own modules compute what stands in the padding."""
+        return self.llm.decoder is None
 
     @property
     def device(self) -> torch.device:
@@ -106,10 +111,24 @@ class LLaRPPolicy(Policy):
 
     def action_logits(self, batch: SegmentBatch) -> tuple[Tensor, Tensor]:
         """Logits (B, T, 70) and values (B, T) of whole segments, all steps at once."""
-        texts = [self._prompt(self.instruction_text(i)) for i in batch.instruction_id.tolist()]
-        tokens = self.heads.visual_tokens(batch.features, batch.previous_action)  # (B, T, K, hidden)
-        hidden, _, _ = run_parallel(self.llm, self.instructions.get(texts), tokens.flatten(1, 2))
-        return self.heads(hidden.unflatten(1, tokens.shape[1:3])[:, :, -1])
+        count = batch.valid.sum(1)
+        ids, steps = torch.stack([batch.instruction_id, count]).tolist()
+        prefixes = self.instructions.get([self._prompt(self.instruction_text(i)) for i in ids])
+        if self.llm.decoder is None:
+            tokens = self.heads.visual_tokens(batch.features, batch.previous_action)  # (B, T, K, hidden)
+            hidden, _, _ = run_parallel(self.llm, prefixes, tokens.flatten(1, 2))
+            return self.heads(hidden.unflatten(1, tokens.shape[1:3])[:, :, -1])
+        rows, longest = batch.valid.shape
+        where = torch.cat([torch.arange(n) + i * longest for i, n in enumerate(steps)]).to(self.device)
+        tokens = self.heads.visual_tokens(
+            batch.features.flatten(0, 1)[where], batch.previous_action.flatten()[where]
+        )  # (steps of all, K, hidden)
+        per_step = tokens.shape[1]
+        packed = behind(self.llm, prefixes, [n * per_step for n in steps])
+        hidden = self.llm.decoder.run(tokens.flatten(0, 1).to(self.llm.dtype), packed)
+        last = hidden.unflatten(0, (-1, per_step))[:, -1]
+        padded = last.new_zeros(rows * longest, last.shape[1]).index_copy(0, where, last)
+        return self.heads(padded.view(rows, longest, -1))
 
     @torch.no_grad()
     def refresh_state(self, state: State) -> State:
@@ -117,11 +136,7 @@ class LLaRPPolicy(Policy):
         steps = int(state["step"].max())
         if steps:
             tokens = self.heads.visual_tokens(state["features"][:, :steps], state["previous_action"][:, :steps])
-            prefixes = prefixes_of(state, self._prefix_slots)
-            _, keys, values = run_parallel(self.llm, prefixes, tokens.flatten(1, 2))
-            visual = slice(self._prefix_slots, self._prefix_slots + keys.shape[3])
-            state["keys"][:, :, :, visual] = keys
-            state["values"][:, :, :, visual] = values
+            rewrite(self.llm, state, tokens.flatten(1, 2), self._prefix_slots)
         return state
 
     @property

@@ -18,6 +18,11 @@ def trainable_parameters(policy: torch.nn.Module) -> list[Tensor]:
     return [p for p in policy.parameters() if p.requires_grad]
 
 
+def fill_of(policy: Policy, config: PPOConfig) -> float:
+    """How full micro-batches have to be: as the config says, or at all where padding costs nothing."""
+    return config.micro_batch_fill if policy.pads else 0.0
+
+
 @torch.no_grad()
 def recompute(policy: Policy, rollout: Rollout, config: PPOConfig) -> tuple[Tensor, Tensor, Tensor]:
     """Log-probabilities, values and next values of the rollout, (T, N) each, in the numerics of the update.
@@ -26,7 +31,7 @@ def recompute(policy: Policy, rollout: Rollout, config: PPOConfig) -> tuple[Tens
     them would move the policy for no reason. Next values are meaningless where a step has no successor.
     """
     log_prob, value, next_value = (torch.zeros_like(rollout.data["value"]) for _ in range(3))
-    for piece in rollout.pieces(config.micro_batch_tokens, config.micro_batch_fill, tails=True):
+    for piece in rollout.pieces(config.micro_batch_tokens, fill_of(policy, config), tails=True):
         segment_log_prob, _, segment_value = policy.evaluate_segments(piece.batch)
         piece.put(log_prob, segment_log_prob)
         piece.put(value, segment_value)
@@ -83,7 +88,7 @@ def ppo_update(
     for _ in range(config.num_epochs):
         epoch_kl = 0.0
         minibatches = rollout.minibatches(
-            config.num_minibatches, generator, config.micro_batch_tokens, config.micro_batch_fill
+            config.num_minibatches, generator, config.micro_batch_tokens, fill_of(policy, config)
         )
         most = max(ranks.gather(len(minibatches)))
         for minibatch in minibatches + [[]] * (most - len(minibatches)):

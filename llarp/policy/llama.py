@@ -1,0 +1,312 @@
+"""Llama-type models that stay frozen, without transformers' modules: what has to be computed, and no more.
+
+Tokens of all sequences lie behind one another, (M, hidden), so that no product works on padding. Query, key and value
+are one product, gate and up another. Gradients reach the inputs only, by a backward pass written out here: nothing is
+kept or computed for weights that never change. The results are those of transformers' modules up to rounding.
+
+Letters in shapes: M tokens, B sequences of a bucket, L its longest, S slots they see, N rows that decode, K new tokens
+of each, Q query heads, G key-value heads, D head size, I width of the MLP.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .packed import Bucket, Packed
+
+PACK_BYTES = 1 << 30
+"""Weights up to this size are also kept in the CPU's own order: products of few rows are then half as long again."""
+
+
+class Matrix:
+    """A frozen linear map without bias."""
+
+    def __init__(self, weight: Tensor, reorder: bool):
+        """`weight` (out, in); `reorder` keeps a copy in the order that the CPU's bfloat16 products read."""
+        self.weight = weight
+        self.reordered = torch.ops.mkldnn._reorder_linear_weight(weight, None) if reorder else None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.reordered is None:
+            return F.linear(x, self.weight)
+        return torch.ops.mkldnn._linear_pointwise(x, self.reordered, None, "none", [], "")
+
+    def back(self, grad: Tensor) -> Tensor:
+        """Gradient of the input from that of the output."""
+        return grad @ self.weight
+
+
+@dataclass
+class Block:
+    """Weights of one layer."""
+
+    norm_attention: Tensor  # (hidden,)
+    query_key_value: Matrix  # ((Q + 2 G) * D, hidden)
+    out: Matrix  # (hidden, Q * D)
+    norm_mlp: Tensor  # (hidden,)
+    gate_up: Matrix  # (2 * I, hidden)
+    down: Matrix  # (hidden, I)
+
+
+class LlamaDecoder:
+    """The layers and the last norm of a Llama. Its weights are the module's own: no second copy of them is made."""
+
+    def __init__(self, backbone: nn.Module):
+        """Of a `LlamaModel` that `fits`. Its query, key and value, and gate and up, become views of joint matrices."""
+        config: Any = backbone.config
+        first = backbone.layers[0].self_attn
+        self.head_size: int = first.head_dim
+        self.groups: int = config.num_key_value_heads
+        self.heads: int = config.num_attention_heads
+        self.scale: float = first.scaling
+        self.eps: float = config.rms_norm_eps
+        self.rotary = backbone.rotary_emb
+        self.norm: Tensor = backbone.norm.weight
+        size = sum(p.nbytes for p in backbone.layers.parameters())
+        reorder = size <= PACK_BYTES and can_reorder(self.norm)
+        self.blocks = []
+        for layer in backbone.layers:
+            attention, mlp = layer.self_attn, layer.mlp
+            block = Block(
+                norm_attention=layer.input_layernorm.weight,
+                query_key_value=Matrix(join([attention.q_proj, attention.k_proj, attention.v_proj]), reorder),
+                out=Matrix(attention.o_proj.weight, reorder),
+                norm_mlp=layer.post_attention_layernorm.weight,
+                gate_up=Matrix(join([mlp.gate_proj, mlp.up_proj]), reorder),
+                down=Matrix(mlp.down_proj.weight, reorder),
+            )
+            self.blocks.append(block)
+        width = self.head_size // 2
+        self.sign = torch.cat([-self.norm.new_ones(width), self.norm.new_ones(width)])
+
+    def run(self, x: Tensor, packed: Packed) -> Tensor:
+        """Last hidden states (M, hidden) of embeddings (M, hidden), with gradient where these have one."""
+        if torch.is_grad_enabled() and x.requires_grad:
+            return _Run.apply(x, self, packed)
+        return self.forward(x, packed)
+
+    def forward(self, x: Tensor, packed: Packed, saved: list | None = None, entries: list | None = None) -> Tensor:
+        """Last hidden states; `saved` takes what `backward` needs, `entries` each layer's new keys and values."""
+        turn = self._turn(packed.positions)
+        for i, block in enumerate(self.blocks):
+            y, r1 = rms_norm(x, block.norm_attention, self.eps)
+            qkv = self._rotated(block.query_key_value(y), turn)
+            kept: list = []
+            middle = block.out(self._attend(qkv, i, packed, kept)).add_(x)
+            if entries is not None:
+                entries.append(qkv[:, self.heads * self.head_size :])
+            y, r2 = rms_norm(middle, block.norm_mlp, self.eps)
+            gate_up = block.gate_up(y)
+            after = block.down(swiglu(gate_up)).add_(middle)
+            if saved is not None:
+                saved.append((x, r1, kept, middle, r2, gate_up))
+            x = after
+        y, r1 = rms_norm(x, self.norm, self.eps)
+        if saved is not None:
+            saved.append((x, r1, turn))
+        return y
+
+    def backward(self, grad: Tensor, packed: Packed, saved: list) -> Tensor:
+        """Gradient of the embeddings from that of the last hidden states, both (M, hidden)."""
+        x, r, turn = saved[-1]
+        grad = rms_norm_back(grad, x, r, self.norm)
+        for i in reversed(range(len(self.blocks))):
+            block = self.blocks[i]
+            x, r1, kept, middle, r2, gate_up = saved[i]
+            inner = block.gate_up.back(swiglu_back(block.down.back(grad), gate_up))
+            grad = rms_norm_back(inner, middle, r2, block.norm_mlp).add_(grad)
+            inner = self._attend_back(block.out.back(grad), packed, kept)
+            inner = block.query_key_value.back(self._turned_back(inner, turn))
+            grad = rms_norm_back(inner, x, r1, block.norm_attention).add_(grad)
+        return grad
+
+    def decode(
+        self, x: Tensor, positions: Tensor, keys: Tensor, values: Tensor, slots: Tensor, visible: slice, mask: Tensor
+    ) -> Tensor:
+        """Last hidden states (N, K, hidden) of the next tokens (N, K, hidden) of N rows; writes their keys and values.
+
+        `keys`, `values` (layers, N, G, slots, D), contiguous; `slots`, `positions` (N, K); `mask` additive (N, 1, K,
+        visible slots).
+        """
+        rows, new, hidden = x.shape
+        groups, size, heads = self.groups, self.head_size, self.heads
+        turn = self._turn(positions.flatten())
+        row = torch.arange(rows * groups, device=x.device).view(rows, groups, 1)
+        flat = (row * keys.shape[3] + slots[:, None]).flatten()  # of (N * G * slots)
+        mask = mask[:, :, None].expand(-1, groups, heads // groups, -1, -1).reshape(rows * groups, -1, mask.shape[3])
+        x = x.reshape(rows * new, hidden)
+        for block, own_keys, own_values in zip(self.blocks, keys, values, strict=True):
+            qkv = self._rotated(block.query_key_value(rms_norm(x, block.norm_attention, self.eps)[0]), turn)
+            q, k, v = qkv.view(rows, new, -1, size).transpose(1, 2).split([heads, groups, groups], 1)
+            own_keys.view(-1, size).index_copy_(0, flat, k.reshape(-1, size))
+            own_values.view(-1, size).index_copy_(0, flat, v.reshape(-1, size))
+            # Strided products take twice as long as copies and plain ones.
+            k = own_keys[:, :, visible].contiguous().view(rows * groups, -1, size)
+            v = own_values[:, :, visible].contiguous().view(rows * groups, -1, size)
+            q = q.reshape(rows * groups, -1, size)
+            weights = torch.baddbmm(mask, q, k.transpose(1, 2), alpha=self.scale).softmax(-1)
+            mixed = torch.bmm(weights, v).view(rows, heads, new, size).transpose(1, 2).reshape(rows * new, -1)
+            x = block.out(mixed).add_(x)
+            x = block.down(swiglu(block.gate_up(rms_norm(x, block.norm_mlp, self.eps)[0]))).add_(x)
+        return rms_norm(x, self.norm, self.eps)[0].view(rows, new, hidden)
+
+    # -- rotary positions -----------------------------------------------------------------------------------------
+
+    def _turn(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosine and sine (M, 1, D) of the positions (M,), the first half of the sine negative."""
+        cos, sin = self.rotary(self.norm, positions[None])
+        return cos[0, :, None], (sin[0] * self.sign)[:, None]
+
+    def _rotated(self, qkv: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
+        """Turns the queries and keys of (M, (Q + 2 G) * D), in place."""
+        cos, sin = turn
+        turned = qkv.view(len(qkv), -1, self.head_size)[:, : self.heads + self.groups]
+        swap = swapped(turned)
+        turned.mul_(cos).addcmul_(swap, sin)
+        return qkv
+
+    def _turned_back(self, grad: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
+        """What `_rotated` does to gradients, in place."""
+        cos, sin = turn
+        turned = grad.view(len(grad), -1, self.head_size)[:, : self.heads + self.groups]
+        swap = swapped(turned * sin)
+        turned.mul_(cos).add_(swap)
+        return grad
+
+    # -- attention ------------------------------------------------------------------------------------------------
+
+    def _attend(self, qkv: Tensor, layer: int, packed: Packed, kept: list) -> Tensor:
+        """(M, Q * D) from (M, (Q + 2 G) * D); `kept` takes queries, keys, values and weights of each bucket."""
+        heads, groups, size = self.heads, self.groups, self.head_size
+        out = qkv.new_empty(len(qkv), heads * size)
+        for bucket in packed.buckets:
+            rows = bucket.rows
+            padded = qkv.index_select(0, bucket.tokens).view(rows, bucket.longest, -1, size).transpose(1, 2)
+            q, k, v = padded.split([heads, groups, groups], 1)
+            if packed.keys is not None and packed.values is not None:
+                k = torch.cat([packed.keys[layer].index_select(0, bucket.prefix), k], 2)
+                v = torch.cat([packed.values[layer].index_select(0, bucket.prefix), v], 2)
+            q, k, v = (part.reshape(rows * groups, -1, size) for part in (q, k, v))
+            weights = torch.baddbmm(self._mask(bucket), q, k.transpose(1, 2), alpha=self.scale).softmax(-1)
+            mixed = torch.bmm(weights, v).view(rows, heads, bucket.longest, size).transpose(1, 2)
+            mixed = mixed.reshape(-1, heads * size)
+            out.index_copy_(0, bucket.where, mixed if bucket.real is None else mixed.index_select(0, bucket.real))
+            kept.append((q, k, v, weights))
+        return out
+
+    def _attend_back(self, grad: Tensor, packed: Packed, kept: list) -> Tensor:
+        """Gradient of queries, keys and values (M, (Q + 2 G) * D) from that of `_attend`'s output (M, Q * D)."""
+        heads, groups, size = self.heads, self.groups, self.head_size
+        out = grad.new_empty(len(grad), (heads + 2 * groups) * size)
+        for bucket, (q, k, v, weights) in zip(packed.buckets, kept, strict=True):
+            rows, longest, old = bucket.rows, bucket.longest, bucket.slots
+            padded = grad.index_select(0, bucket.tokens)
+            if bucket.kept is not None:
+                padded *= bucket.kept
+            padded = padded.view(rows, longest, heads, size).transpose(1, 2).reshape(rows * groups, -1, size)
+            through = torch.bmm(padded, v.transpose(1, 2))
+            scores = torch.ops.aten._softmax_backward_data(through, weights, -1, weights.dtype)
+            of = grad.new_empty(rows, longest, heads + 2 * groups, size)
+            views = of.transpose(1, 2).split([heads, groups, groups], 1)
+            views[0].copy_(torch.bmm(scores, k).mul_(self.scale).view(rows, heads, longest, size))
+            new = scores[:, :, old:].transpose(1, 2)
+            views[1].copy_(torch.bmm(new, q).mul_(self.scale).view(rows, groups, longest, size))
+            new = weights[:, :, old:].transpose(1, 2)
+            views[2].copy_(torch.bmm(new, padded).view(rows, groups, longest, size))
+            of = of.view(rows * longest, -1)
+            out.index_copy_(0, bucket.where, of if bucket.real is None else of.index_select(0, bucket.real))
+        return out
+
+    def _mask(self, bucket: Bucket) -> Tensor:
+        """The bucket's mask for every head, (B * G, Q / G * L, S)."""
+        if bucket.wide is None:
+            wide = bucket.mask[:, :, None].expand(-1, self.groups, self.heads // self.groups, -1, -1)
+            bucket.wide = wide.reshape(bucket.rows * self.groups, -1, bucket.mask.shape[3])
+        return bucket.wide
+
+
+class _Run(torch.autograd.Function):
+    """`LlamaDecoder.forward` with `LlamaDecoder.backward`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, decoder: LlamaDecoder, packed: Packed) -> Tensor:
+        ctx.decoder, ctx.packed, ctx.saved = decoder, packed, []
+        return decoder.forward(x, packed, ctx.saved)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.decoder.backward(grad, ctx.packed, ctx.saved), None, None
+
+
+def fits(backbone: nn.Module) -> bool:
+    """Whether the model is a frozen Llama as `LlamaDecoder` computes it."""
+    config: Any = backbone.config
+    return (
+        type(backbone).__name__ == "LlamaModel"
+        and config.hidden_act == "silu"
+        and not any(p.requires_grad for p in backbone.parameters())
+        and not any(name.endswith(".bias") for name, _ in backbone.layers.named_parameters())
+        and len({(type(p), p.dtype, p.device) for p in backbone.layers.parameters()}) == 1
+    )
+
+
+def can_reorder(example: Tensor) -> bool:
+    """Whether torch has the CPU's own order of bfloat16 weights and reads it as it should."""
+    if example.device.type != "cpu" or example.dtype != torch.bfloat16:
+        return False
+    weight, x = torch.eye(64, dtype=torch.bfloat16), torch.randn(4, 64).bfloat16()
+    try:
+        return torch.equal(Matrix(weight, reorder=True)(x), x)
+    except (RuntimeError, AttributeError, NotImplementedError):
+        return False
+
+
+def join(layers: list[nn.Linear]) -> Tensor:
+    """One matrix of several layers that read the same; their weights become views of it."""
+    joint = torch.cat([layer.weight.detach() for layer in layers])
+    for layer, part in zip(layers, joint.split([len(layer.weight) for layer in layers]), strict=True):
+        layer.weight = nn.Parameter(part, requires_grad=False)
+    return joint
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """x / rms(x) * weight, rounded as transformers does, and 1 / rms (M, 1) float32."""
+    wide = x.to(torch.float32, copy=True)
+    r = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().mul_(1 / x.shape[-1]).add_(eps).rsqrt_()
+    return wide.mul_(r).to(x.dtype).mul_(weight), r
+
+
+def rms_norm_back(grad: Tensor, x: Tensor, r: Tensor, weight: Tensor) -> Tensor:
+    """Gradient of `rms_norm`'s x."""
+    inner = (grad * weight).float()
+    unit = x.float() * r
+    share = (inner * unit).mean(-1, keepdim=True)
+    return inner.sub_(unit.mul_(share)).mul_(r).to(x.dtype)
+
+
+def swiglu(gate_up: Tensor) -> Tensor:
+    """silu(gate) * up, (M, I), of (M, 2 I)."""
+    gate, up = gate_up.chunk(2, -1)
+    return F.silu(gate).mul_(up)
+
+
+def swiglu_back(grad: Tensor, gate_up: Tensor) -> Tensor:
+    """Gradient of `swiglu`'s gate and up."""
+    gate, up = gate_up.chunk(2, -1)
+    out = torch.empty_like(gate_up)
+    of_gate, of_up = out.chunk(2, -1)
+    torch.mul(grad, F.silu(gate), out=of_up)
+    torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=of_gate)
+    return out
+
+
+def swapped(x: Tensor) -> Tensor:
+    """The two halves of the last dimension, exchanged."""
+    first, second = x.chunk(2, -1)
+    return torch.cat([second, first], -1)
