@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import platform
+import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -16,13 +17,19 @@ from torch import Tensor
 from llarp.tasks.actions import OPEN_FRIDGE, PICK_BASE
 
 from . import machine
+from .breakdown import Breakdown, head_operations, picture_operations, prefix_tokens
 from .config import RunConfig
+from .cost import LanguageModel, step_cost, visible_pairs
 from .envs.episode_source import asset_notes
 from .envs.vector import LanguageRearrangementVectorEnv
 from .habitat import check_installed
+from .policy.policy import LLaRPPolicy
+from .rates import finish
+from .rl import trainer as trainer_module
+from .rl import update as update_module
 from .rl.config import TrainConfig
 from .rl.trainer import Trainer
-from .rl.update import ppo_update
+from .stopwatch import Stopwatch
 from .train import build_env, build_policy
 
 VECTOR_STEPS = 32
@@ -34,13 +41,22 @@ STEPS_TO_SUCCESS = 24
 def bench(what: str, config: RunConfig, repeats: int = 3) -> dict[str, Any]:
     """Time `what` ("sim", "policy", "update" or "train"): `what`, `settings`, `steps_per_s` and what explains them.
 
-    A step is one skill in one world; `steps_per_s` is the median of the repeats.
+    A step is one skill in one world; `steps_per_s` is the median of the repeats. Where the time goes (`where`) and what
+    each part achieves of what this machine can do (`achieved_over_possible`, `parts`) come from one more, watched run.
     """
     parts: dict[str, Callable[[RunConfig, int], dict[str, Any]]] = {
         "sim": bench_sim, "policy": bench_policy, "update": bench_update, "train": bench_train
     }  # fmt: skip
     torch.manual_seed(config.seed)
-    return {"what": what, "settings": settings(config), **parts[what](config, repeats)}
+    return {"what": what, "settings": settings(config), **parts[what](config, repeats), **memory(config.device)}
+
+
+def memory(device: str) -> dict[str, float]:
+    """The most memory this process has held so far, and on a GPU its tensors, MB."""
+    held = {"memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}  # kB on Linux
+    if device.startswith("cuda"):
+        held["gpu_memory_mb"] = torch.cuda.max_memory_allocated(device) / 2**20
+    return held
 
 
 def settings(config: RunConfig) -> dict[str, Any]:
@@ -67,19 +83,13 @@ def time_repeats(work: Callable[[], Any], repeats: int, warm_up: int = 1, device
     """Seconds that each of `repeats` calls of `work` took, after `warm_up` calls that are not counted."""
     seconds = []
     for i in range(warm_up + repeats):
-        _finish(device)
+        finish(device)
         start = time.perf_counter()
         work()
-        _finish(device)
+        finish(device)
         if i >= warm_up:
             seconds.append(time.perf_counter() - start)
     return seconds
-
-
-def _finish(device: str) -> None:
-    """Wait for what was queued on a GPU."""
-    if device.startswith("cuda"):
-        torch.cuda.synchronize(device)
 
 
 def _rate(steps: int, seconds: list[float]) -> dict[str, Any]:
@@ -126,9 +136,13 @@ def bench_sim(config: RunConfig, repeats: int) -> dict[str, Any]:
             ended.add_((terminated | truncated).sum())
 
     seconds = time_repeats(work, repeats, device=config.device)
+    resets = int(ended)
+    watched = Breakdown(config.device, env) if config.env.backend != "habitat" else None
+    if watched:
+        watched.run(work)
     env.close()
-    result = _rate(env.num_envs * VECTOR_STEPS, seconds)
-    return result | {"changed_share": statistics.mean(changed), "resets": int(ended)}
+    result = _rate(env.num_envs * VECTOR_STEPS, seconds) | (watched.result() if watched else {})
+    return result | {"changed_share": statistics.mean(changed), "resets": resets}
 
 
 def bench_policy(config: RunConfig, repeats: int) -> dict[str, Any]:
@@ -148,7 +162,12 @@ def bench_policy(config: RunConfig, repeats: int) -> dict[str, Any]:
 
     seconds = time_repeats(work, repeats, device=config.device)
     vision = time_repeats(lambda: policy.encode(rgb), repeats, device=config.device)
-    return _rate(worlds * VECTOR_STEPS, seconds) | {"vision_ms_a_step": 1000 * statistics.median(vision)}
+    watched = Breakdown(config.device, policy=policy)
+    watched.run(work)
+    prefix, each = prefix_tokens(policy, instruction), policy.config.num_visual_tokens
+    watched.acted(worlds * VECTOR_STEPS, worlds * visible_pairs(prefix, 0, VECTOR_STEPS * each))
+    result = _rate(worlds * VECTOR_STEPS, seconds) | {"vision_ms_a_step": 1000 * statistics.median(vision)}
+    return result | watched.result() | {"cost_a_step": cost_a_step(config, policy, prefix, VECTOR_STEPS)}
 
 
 def bench_update(config: RunConfig, repeats: int) -> dict[str, Any]:
@@ -162,21 +181,91 @@ def bench_update(config: RunConfig, repeats: int) -> dict[str, Any]:
 
     def work() -> None:
         trainer.policy.load_trainable_state_dict(before)  # an update checks that the rollout is its policy's own
-        ppo_update(trainer.policy, trainer.optimizer, rollout, config.ppo, trainer.generator)
+        update_module.ppo_update(trainer.policy, trainer.optimizer, rollout, config.ppo, trainer.generator)
 
     seconds = time_repeats(work, repeats, device=config.device)
-    return _rate(rollout.num_steps * config.env.num_envs, seconds)
+    watched = _breakdown(trainer, config)
+    watched.run(work)
+    result = _rate(rollout.num_steps * config.env.num_envs, seconds) | {"update_s": statistics.median(seconds)}
+    return result | watched.result() | {"cost_a_step": _cost(trainer, config, rollout)}
 
 
 def bench_train(config: RunConfig, repeats: int) -> dict[str, Any]:
-    """Real training (rollout and update), without warm start and evaluation; the first update warms up."""
+    """Real training (rollout and update), without warm start and evaluation; the first update warms up.
+
+    `update_s` is the update, `rollout_s` all the rest of an iteration; `rollout_steps_per_s` follows from it.
+    """
     steps = config.ppo.num_steps * config.env.num_envs
     clock: list[float] = []
+    updates: list[float] = []
+    rollouts: list[Any] = []
     trainer = _trainer(config, steps * (repeats + 1), lambda metrics: clock.append(time.perf_counter()))
+    update = trainer_module.ppo_update
+
+    def timed(policy: Any, optimizer: Any, rollout: Any, *rest: Any) -> dict[str, float]:
+        finish(config.device)
+        start = time.perf_counter()
+        metrics = update(policy, optimizer, rollout, *rest)
+        finish(config.device)
+        updates.append(time.perf_counter() - start)
+        rollouts[:] = [rollout]
+        return metrics
+
+    clocked = Stopwatch()
+    clocked.replace(trainer_module, "ppo_update", timed)
     start = time.perf_counter()
     trainer.run()
+    clocked.close()
     seconds = [b - a for a, b in zip(clock, clock[1:], strict=False)]
-    return _rate(steps, seconds) | {"first_update_s": clock[0] - start, "updates": len(clock)}
+    rollout_s = [whole - part for whole, part in zip(seconds, updates[1:], strict=True)]
+    result = _rate(steps, seconds) | {
+        "rollout_s": statistics.median(rollout_s),
+        "update_s": statistics.median(updates[1:]),
+        "rollout_steps_per_s": steps / statistics.median(rollout_s),
+        "update_steps_per_s": steps / statistics.median(updates[1:]),
+        "first_update_s": clock[0] - start,
+        "updates": len(clock),
+    }
+    trainer.train = dataclasses.replace(trainer.train, total_steps=steps * (repeats + 2))
+    watched = _breakdown(trainer, config)
+    watched.run(trainer.run)
+    return result | watched.result() | {"cost_a_step": _cost(trainer, config, rollouts[0])}
+
+
+def _breakdown(trainer: Trainer, config: RunConfig) -> Breakdown:
+    """What watches a trainer; Habitat's worlds draw in processes of their own, which it does not see into."""
+    assert isinstance(trainer.policy, LLaRPPolicy)
+    env = trainer.collector.env if config.env.backend != "habitat" else None
+    return Breakdown(config.device, env, trainer.policy, trainer.optimizer)
+
+
+def _cost(trainer: Trainer, config: RunConfig, rollout: Any) -> dict[str, float]:
+    """`cost_a_step` at the instructions and the length of episodes that a rollout had."""
+    policy = trainer.policy
+    assert isinstance(policy, LLaRPPolicy)
+    texts = [policy.instruction_text(i) for i in rollout.data["instruction_id"].flatten().tolist()]
+    steps = float((rollout.end - rollout.begin).float().mean())
+    return cost_a_step(config, policy, prefix_tokens(policy, texts), steps)
+
+
+def cost_a_step(config: RunConfig, policy: LLaRPPolicy, prefix: float, episode_steps: float) -> dict[str, float]:
+    """Operations and bytes of one step of one world by the cost model; empty for models it does not know."""
+    try:
+        model = LanguageModel.of(policy.llm.backbone.config, policy.llm.dtype.itemsize)
+    except AttributeError:
+        return {}
+    cost = step_cost(
+        model,
+        image_size=config.env.image_size,
+        vision=picture_operations(policy),
+        heads=head_operations(policy),
+        worlds=config.env.num_envs,
+        prefix_tokens=prefix,
+        episode_steps=episode_steps,
+        visual_tokens=config.policy.num_visual_tokens,
+        epochs=config.ppo.num_epochs,
+    )
+    return {"prefix_tokens": prefix, "episode_steps": episode_steps} | dataclasses.asdict(cost)
 
 
 def _trainer(config: RunConfig, total_steps: int, log: Callable[[dict[str, float]], None] = lambda _: None) -> Trainer:

@@ -10,6 +10,7 @@ import torch
 from tiny_llm import make_tiny_llm
 
 from llarp import bench, cli
+from llarp.config import load
 from llarp.tasks.actions import NUM_ACTIONS, OPEN_FRIDGE, PICK_BASE
 
 
@@ -48,6 +49,7 @@ def test_bench_sim_reports_its_settings(tmp_path: Path, monkeypatch: pytest.Monk
     assert result["what"] == "sim" and result["steps_per_s"] > 0 and result["changed_share"] > 0.9
     assert len(result["repeat_s"]) == 2 and result["steps_a_repeat"] == 2 * 4
     assert result["settings"]["num_envs"] == 4 and result["settings"]["cores"] >= 1
+    assert result["parts"]["render"]["pictures"] == 2 * 4 and result["memory_mb"] > 100
 
 
 @pytest.mark.parametrize("what", ["policy", "update", "train"])
@@ -59,3 +61,22 @@ def test_the_other_benches_report(what: str, tmp_path: Path, monkeypatch: pytest
     result = json.loads(out.read_text())
     assert result["what"] == what and result["steps_per_s"] > 0
     assert result["settings"]["policy"]["llm"] == str(llm)
+    assert sum(result["where"].values()) == pytest.approx(1, abs=0.01) and result["where"]["rest"] < 0.5
+    assert all(ratio > 0 for ratio in result["achieved_over_possible"].values())
+    assert result["parts"]["llm decode" if what == "policy" else "llm forward"]["tokens_real"] > 0
+
+
+def test_bench_train_counts_real_tokens_only(tmp_path: Path) -> None:
+    llm = make_tiny_llm(tmp_path / "llm")
+    settings = load("smoke", [f"policy.llm={llm}", "env.image_size=64", "ppo.num_steps=6", "ppo.num_epochs=3"])
+    result = bench.bench("train", settings, repeats=2)
+    transitions = 6 * settings.env.num_envs
+    parts = result["parts"]
+    assert parts["llm decode"]["tokens_real"] == parts["llm recompute"]["tokens_real"] == transitions
+    assert parts["llm forward"]["tokens_real"] == parts["llm backward"]["tokens_real"] == 3 * transitions
+    context = parts["llm forward"]["context_steps_an_epoch"]
+    assert parts["llm forward"]["tokens_computed"] >= 3 * (transitions + context)  # the rest is padding
+    assert {"llm backward", "llm decode", "vision", "render", "task", "optimizer", "heads"} <= result["where"].keys()
+    assert min(result["repeat_s"]) <= result["rollout_s"] + result["update_s"] + 1e-6  # medians of two: means
+    assert result["rollout_s"] + result["update_s"] <= max(result["repeat_s"]) + 1e-6
+    assert result["cost_a_step"]["pixels"] == 64 * 64 and result["updates"] == 3

@@ -1,0 +1,171 @@
+"""How much faster is our PPO update than a plain transformers implementation of the same policy? One ratio a rollout.
+
+    python benchmarks/reference_update.py [rollout=long|short] [minibatches=8] [repeats=3] [ablations=true] [out=FILE]
+        [llm=NAME] [vision=NAME] [worlds=16] [steps=32] [epochs=2] [threads=N] [device=cpu]
+
+`long`: every episode lasts the whole rollout; `short`: 10 steps on average. The plain update (`plain_update.py`) is
+timed in float32 and in bfloat16 with stored features, which is the original's way, ours in bfloat16; all in turn, in
+one process, on the same rollout (one a precision: each holds the log-probabilities of its own numerics). Ours also
+recomputes the old log-probabilities, which the plain one takes from the rollout. Prints medians, ratios, how far losses
+and gradients of both lie apart in float32, and, with ablations, the time after each saving was put into the plain
+update. Exit code 1 if losses or gradients are further apart than rounding explains.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from plain_update import PlainUpdate, load_model, make_rollout
+
+from llarp.envs.config import EnvConfig
+from llarp.envs.episode_source import load_episodes
+from llarp.policy.config import PolicyConfig
+from llarp.policy.policy import LLaRPPolicy
+from llarp.rates import finish
+from llarp.rl.config import PPOConfig
+from llarp.rl.update import ppo_update, trainable_parameters
+
+SHORT_STEPS = 10.0
+TOLERANCE = 1e-3
+"""Largest difference of losses, and of gradients over the largest gradient, in float32."""
+DEFAULTS = {
+    "rollout": "long", "minibatches": "8", "repeats": "3", "ablations": "true", "llm": "smollm2-135m", "worlds": "16",
+    "steps": "32", "epochs": "2", "threads": "0", "device": "cpu", "vision": "vit_tiny_patch16_224", "seed": "1",
+    "out": "",
+}  # fmt: skip
+
+
+def ours(policy: LLaRPPolicy, rollout: Any, config: PPOConfig) -> Callable[[], dict[str, float]]:
+    """Our update, as the trainer calls it."""
+    optimizer = torch.optim.Adam(trainable_parameters(policy), lr=config.lr, eps=config.adam_eps)
+    return lambda: ppo_update(policy, optimizer, rollout, config, torch.Generator().manual_seed(0))
+
+
+def differences(policy: LLaRPPolicy, rollout: Any, plain: PlainUpdate) -> dict[str, float]:
+    """How far both lie apart on one gradient step over the whole rollout, from the same weights."""
+    config = replace(plain.config, num_epochs=1, num_minibatches=1, max_grad_norm=1e9)
+    before = policy.trainable_state_dict()
+    results, gradients = [], []
+    for update in (ours(policy, rollout, config), plain_with(plain, config).update):
+        results.append(update())
+        gradients.append([p.grad.clone() for p in trainable_parameters(policy) if p.grad is not None])
+        policy.load_trainable_state_dict(before)
+    largest = max(float(g.abs().max()) for g in gradients[1])
+    apart = max(float((a - b).abs().max()) for a, b in zip(*gradients, strict=True))
+    names = ("policy_loss", "value_loss", "entropy", "approx_kl")
+    return {f"{name} apart": abs(results[0][name] - results[1][name]) for name in names} | {
+        "gradients apart": apart / largest
+    }
+
+
+def plain_with(plain: PlainUpdate, config: PPOConfig) -> PlainUpdate:
+    """The same with other settings."""
+    other = object.__new__(PlainUpdate)
+    other.__dict__ |= plain.__dict__ | {"config": config}
+    return other
+
+
+def timed(variants: dict[str, tuple[LLaRPPolicy, Callable[[], Any]]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each repeat of each variant, in turn, from the same weights; the first round is not counted."""
+    weights = {id(policy): policy.trainable_state_dict() for policy, _ in variants.values()}
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    for i in range(repeats + 1):
+        for name, (policy, update) in variants.items():
+            policy.load_trainable_state_dict(weights[id(policy)])
+            finish(str(policy.device))
+            start = time.perf_counter()
+            update()
+            finish(str(policy.device))
+            if i:
+                seconds[name].append(time.perf_counter() - start)
+    for policy, _ in variants.values():
+        policy.load_trainable_state_dict(weights[id(policy)])
+    return seconds
+
+
+def compare(options: dict[str, str]) -> dict[str, Any]:
+    """The whole comparison."""
+    number = {n: int(options[n]) for n in ("minibatches", "repeats", "worlds", "steps", "epochs", "threads", "seed")}
+    if number["threads"]:
+        torch.set_num_threads(number["threads"])
+    torch.manual_seed(number["seed"])
+    mean_steps = {"long": 0.0, "short": SHORT_STEPS}[options["rollout"]]
+    config = PPOConfig(num_steps=number["steps"], num_epochs=number["epochs"], num_minibatches=number["minibatches"])
+    all_texts = load_episodes(EnvConfig(), number["seed"]).instruction
+    texts = [str(all_texts[i]) for i in range(0, len(all_texts), max(1, len(all_texts) // 256))][:256]
+    variants: dict[str, tuple[LLaRPPolicy, Callable[[], Any]]] = {}
+    with_ablations = options["ablations"] == "true"
+    apart: dict[str, float] = {}
+    settings: dict[str, Any] = options | {"threads": torch.get_num_threads(), "torch": torch.__version__}
+    for precision in ("float32", "bfloat16"):
+        policy_config = PolicyConfig(
+            llm=options["llm"], vision=options["vision"], precision=precision, max_steps=number["steps"]
+        )
+        policy = LLaRPPolicy(policy_config, options["device"])
+        rollout, episodes = make_rollout(
+            policy, texts, number["worlds"], number["steps"], mean_steps, number["seed"]
+        )
+        model = load_model(policy)
+
+        def plain(*, _of: tuple = (policy, rollout, episodes, config), _model: Any = model, **kw: bool) -> PlainUpdate:
+            return PlainUpdate(*_of, model=_model, **kw)
+
+        variants[f"plain {precision}"] = (policy, plain().update)
+        if precision == "float32":
+            apart = differences(policy, rollout, plain())
+            if with_ablations:
+                variants["plain float32, with gradients of the weights"] = policy, plain(weight_gradients=True).update
+        else:
+            if with_ablations:
+                variants["+ instructions read once"] = policy, plain(reuse_prefix=True).update
+                variants["+ padded by similar length"] = policy, plain(reuse_prefix=True, bucket=True).update
+            variants["ours"] = (policy, ours(policy, rollout, config))
+            lengths = [len(policy.llm.tokens(e.text)) for e in episodes]
+            settings |= {"episodes": len(episodes), "mean_instruction_tokens": statistics.mean(lengths)}
+    seconds = timed(variants, number["repeats"])
+    median = {name: statistics.median(found) for name, found in seconds.items()}
+    return {
+        "settings": settings,
+        "seconds": seconds,
+        "median_s": median,
+        "ours_over_float32": median["plain float32"] / median["ours"],
+        "ours_over_bfloat16": median["plain bfloat16"] / median["ours"],
+        "apart": apart,
+    }
+
+
+def main(words: list[str]) -> int:
+    """Prints the table; the exit code."""
+    options = DEFAULTS | dict(word.split("=", 1) for word in words)
+    if unknown := options.keys() - DEFAULTS.keys():
+        print(f"unknown setting {sorted(unknown)[0]}: the known ones are {', '.join(DEFAULTS)}", file=sys.stderr)
+        return 2
+    result = compare(options)
+    s = result["settings"]
+    print(f"{s['rollout']} rollout: {s['worlds']} worlds x {s['steps']} steps, {s['episodes']} episodes, instructions "
+          f"of {s['mean_instruction_tokens']:.1f} tokens, {s['epochs']} epochs, {s['minibatches']} mini-batches, "
+          f"{s['threads']} threads, {s['llm']}")  # fmt: skip
+    for name, median in result["median_s"].items():
+        spread = " ".join(f"{x:.2f}" for x in result["seconds"][name])
+        print(f"    {name:46} {median:7.2f} s  {median / result['median_s']['ours']:5.2f} x ours  ({spread})")
+    print(f"ours is {result['ours_over_float32']:.2f} times as fast as the plain update in float32, "
+          f"{result['ours_over_bfloat16']:.2f} times as in bfloat16")  # fmt: skip
+    print("in float32, one step: " + ", ".join(f"{name} {value:.1e}" for name, value in result["apart"].items()))
+    if options["out"]:
+        Path(options["out"]).write_text(json.dumps(result, indent=1) + "\n")
+    different = max(result["apart"].values()) > TOLERANCE
+    if different:
+        print("NOT EQUAL")
+    return int(different)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
