@@ -1,6 +1,7 @@
 """What a Habitat step and a reset cost over bare drawing: one process, 224x224, valid actions, interleaved.
 
-    python benchmarks/habitat_step.py DATASET.pickle SCENES [ROBOT] [--steps 2000] [--repeats 5] [--environment-light]
+    python benchmarks/habitat_step.py DATASET.pickle SCENES [ROBOT] [--steps 2000] [--repeats 5] [--threads 1]
+        [--environment-light]
 
 Every step (`habitat.Env.step`: skill, reading back, judging, picture) is followed by drawing the same picture of the
 same scene, robot and objects alone. Printed: milliseconds and their ratio in every repeat, and the medians; resets
@@ -34,8 +35,9 @@ def main() -> None:
     parser.add_argument("dataset"), parser.add_argument("scenes"), parser.add_argument("robot", nargs="?", default="")
     parser.add_argument("--steps", type=int, default=2000), parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--environment-light", action="store_true")
+    parser.add_argument("--threads", type=int, default=1, help="of Mesa's, to draw with")
     given = parser.parse_args()
-    os.environ |= {"LP_NUM_THREADS": "1", "MAGNUM_LOG": "quiet", "HABITAT_SIM_LOG": "quiet"}  # as in a worker
+    os.environ |= {"LP_NUM_THREADS": str(given.threads), "MAGNUM_LOG": "quiet", "HABITAT_SIM_LOG": "quiet"}
     if not given.environment_light:
         skip_environment_map()
     from llarp.habitat import plugin
@@ -87,7 +89,7 @@ def main() -> None:
     print(json.dumps({
         "step_ms": round(medians[0], 2), "draw_ms": round(medians[1], 2), "step_over_draw": round(medians[2], 3),
         "reset_ms": round(statistics.median(resets), 2), "resets": len(resets), "steps": given.steps,
-        "repeats": given.repeats, "scene": scenes[0], "environment_light": given.environment_light,
+        "repeats": given.repeats, "threads": given.threads, "scene": scenes[0], "environment_light": given.environment_light,
         "notes": list(assets.notes),
     }))  # fmt: skip
 

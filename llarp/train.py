@@ -98,7 +98,7 @@ def train(config: RunConfig, resume: Path | None = None, ranks: Ranks = ALONE) -
             policy = build_policy(config)
         else:
             find_model(config.policy.llm)  # fetched before the team loads it together
-        threads = config.env.render_threads or ranks.threads()
+        threads = config.env.render_threads or (0 if config.env.backend == "habitat" else ranks.threads())
         env = build_training_env(config, ranks.team, ranks.num_teams, render_threads=threads)
     if ranks.mesh is not None:
         policy = build_policy(config, ranks)

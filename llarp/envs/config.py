@@ -23,7 +23,7 @@ class EnvConfig:
     objects: str = ""  # folder of YCB models, for published files; empty: stand-in shapes
     robot: str = ""  # folder or URDF of Habitat's Fetch, for backend=habitat; empty: the data folder's, or a stand-in
     rules: str = ""  # what counts as true: clean or published; empty: published for published files, else clean
-    render_threads: int = 0  # CPU threads of the renderer; 0: as many as there are cores (with Habitat, one a process)
+    render_threads: int = 0  # CPU threads of the renderer (Habitat: of each process); 0: all cores, shared by processes
     environment_light: bool = True  # Habitat: light ReplicaCAD by an environment map too, as Habitat does; without,
     # simulators start 10 s sooner and draw a third faster, and shadows are black
     double_buffer: bool = False  # train with two halves of the worlds: the policy acts in one, the other is simulated

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from llarp.envs.config import EnvConfig
 from llarp.errors import UserError
+from llarp.machine import cores, from_launcher
 from llarp.sim.world import MIN_PIXELS
 from llarp.tasks import semantics
 from llarp.tasks.state import WorldState
@@ -67,6 +68,8 @@ class HabitatWorlds:
             config.published and config.environment_light,
         )  # fmt: skip
         self._gpus = visible_gpus(self.device)
+        at_once = num_worlds * (2 if config.double_buffer else 1) * from_launcher().local_world_size
+        self._threads = config.render_threads or max(1, cores() // at_once)
         self._pool = Pool(settings, num_worlds, self._environment, self._overrides, config.worker_timeout_s)
         self.episode = torch.zeros(num_worlds, dtype=torch.int64, device=self.device)
         self.occurrence = torch.zeros_like(self.episode)
@@ -330,10 +333,8 @@ class HabitatWorlds:
         return StepResult(**{name: self._column(name, kinds.get(name, torch.bool)) for name in RESULT[1:]})
 
     def _environment(self, index: int) -> dict[str, str]:
-        """One thread each: there are as many workers as should draw at once."""
-        threads = str(self.config.render_threads or 1)
-        return {"OMP_NUM_THREADS": "1", "LP_NUM_THREADS": threads, "MAGNUM_LOG": "quiet", "HABITAT_SIM_LOG": "quiet",
-                "GLOG_minloglevel": "2"}  # fmt: skip
+        return {"OMP_NUM_THREADS": "1", "LP_NUM_THREADS": str(self._threads), "MAGNUM_LOG": "quiet",
+                "HABITAT_SIM_LOG": "quiet", "GLOG_minloglevel": "2"}  # fmt: skip
 
     def _overrides(self, index: int) -> list[str]:
         gpu = self._gpus[index % len(self._gpus)]
