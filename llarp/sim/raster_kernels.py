@@ -22,7 +22,7 @@ _FACE_SHIFT = wp.constant(wp.uint64(FACE_BITS))
 _DEPTH_SHIFT = wp.constant(wp.uint64(FACE_BITS + SLOT_BITS))
 _FACE_MASK = wp.constant(wp.uint64(2**FACE_BITS - 1))
 _NAME_MASK = wp.constant(wp.uint64(2 ** (FACE_BITS + SLOT_BITS) - 1))
-_NOTHING = wp.constant(wp.uint64(2**63))  # no triangle's name
+_NOTHING, _UNKNOWN = wp.constant(wp.uint64(2**63)), wp.constant(wp.uint64(2**63 + 1))  # no triangles' names
 _NEAR_M = wp.constant(0.01)  # corners nearer than this are not projected: the whole picture is searched instead
 _EDGE_ON_M = wp.constant(1e-7)
 _GROW = wp.constant(5e-4)  # pixels by which triangles are larger than they are: neighbours leave no gap between them
@@ -216,6 +216,12 @@ def _light(looks: Looks, normal: wp.vec3, forward: wp.vec3) -> float:
 
 
 @wp.func
+def _bytes(colour: wp.vec3) -> tuple[wp.uint8, wp.uint8, wp.uint8]:
+    red, green, blue = wp.min(colour[0], 255.0), wp.min(colour[1], 255.0), wp.min(colour[2], 255.0)
+    return wp.uint8(int(red)), wp.uint8(int(green)), wp.uint8(int(blue))
+
+
+@wp.func
 def _vertex_normal(n: wp.vec3, face: wp.vec3) -> wp.vec3:
     return wp.where(wp.dot(n, face) < _SAME_SIDE, face, n)
 
@@ -242,10 +248,11 @@ def shade_pixels(
     y = float(row)
     camera = placed.camera_matrix[world]
     forward = -wp.vec3(camera[0, 2], camera[1, 2], camera[2, 2])
-    before = _NOTHING  # what the last pixel showed
+    before = _UNKNOWN  # what the last pixel showed
     slot, face, material = int(-1), int(0), int(0)
     plain, side = bool(True), float(1.0)
     colour, brightness = looks.background * 1.0, float(1.0)
+    red, green, blue = wp.uint8(0), wp.uint8(0), wp.uint8(0)
     d0, d1, d2 = float(0.0), float(0.0), float(0.0)
     e0, e1, e2 = wp.vec3(), wp.vec3(), wp.vec3()
     n0, n1, n2 = wp.vec3(), wp.vec3(), wp.vec3()
@@ -287,6 +294,7 @@ def shade_pixels(
                     n0 = turn @ _vertex_normal(geometry.normal[face, 0], bare)
                     n1 = turn @ _vertex_normal(geometry.normal[face, 1], bare)
                     n2 = turn @ _vertex_normal(geometry.normal[face, 2], bare)
+            red, green, blue = _bytes(colour * brightness)
         if slot >= 0 and (smooth or not plain):
             x = float(column)
             b0, b1, b2 = e0[0] * x + d0, e1[0] * x + d1, e2[0] * x + d2
@@ -297,7 +305,9 @@ def shade_pixels(
                 colour = _colour(looks, material, uv[0], uv[1])
             if smooth:
                 brightness = _light(looks, wp.normalize(n0 * b0 + n1 * b1 + n2 * b2) * side, forward)
-        for channel in range(3):
-            picture[world, pixel, channel] = wp.uint8(int(wp.min(colour[channel] * brightness, 255.0)))
+            red, green, blue = _bytes(colour * brightness)
+        picture[world, pixel, 0] = red
+        picture[world, pixel, 1] = green
+        picture[world, pixel, 2] = blue
         if seen.shape[1] > 0:
             seen[world, pixel] = slot
