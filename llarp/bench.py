@@ -191,9 +191,19 @@ def bench_update(config: RunConfig, repeats: int) -> dict[str, Any]:
 
 
 def bench_train(config: RunConfig, repeats: int) -> dict[str, Any]:
+    """What `time_training` says, and where the time of one more update goes."""
+    result, trainer = time_training(config, repeats)
+    trainer.train = dataclasses.replace(trainer.train, total_steps=result["steps_a_repeat"] * (repeats + 2))
+    watched = _breakdown(trainer, config)
+    watched.run(trainer.run)
+    return result | watched.result()
+
+
+def time_training(config: RunConfig, repeats: int) -> tuple[dict[str, Any], Trainer]:
     """Real training (rollout and update), without warm start and evaluation; the first update warms up.
 
-    `update_s` is the update, `rollout_s` all the rest of an iteration; `rollout_steps_per_s` follows from it.
+    `update_s` is the update, `rollout_s` all the rest of an iteration; `rollout_steps_per_s` follows from it. The
+    trainer returned could go on.
     """
     steps = config.ppo.num_steps * config.env.num_envs
     clock: list[float] = []
@@ -225,11 +235,9 @@ def bench_train(config: RunConfig, repeats: int) -> dict[str, Any]:
         "update_steps_per_s": steps / statistics.median(updates[1:]),
         "first_update_s": clock[0] - start,
         "updates": len(clock),
+        "cost_a_step": _cost(trainer, config, rollouts[0]),
     }
-    trainer.train = dataclasses.replace(trainer.train, total_steps=steps * (repeats + 2))
-    watched = _breakdown(trainer, config)
-    watched.run(trainer.run)
-    return result | watched.result() | {"cost_a_step": _cost(trainer, config, rollouts[0])}
+    return result, trainer
 
 
 def _breakdown(trainer: Trainer, config: RunConfig) -> Breakdown:

@@ -1,0 +1,54 @@
+"""Does the rollout wait for the GPU? Steps a policy in its worlds under `torch.cuda.set_sync_debug_mode("error")`.
+
+    python benchmarks/no_sync.py [steps=16] [key=value of a run ...]
+
+Prints each place in the code where the host waited for the device (found in mode "warn"), with how often per step, then
+whether the same steps pass in mode "error". Exit code 0 if they do, 1 if not, 3 where there is no CUDA device.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections import Counter
+
+import torch
+
+from llarp.bench import _trainer
+from llarp.config import load
+
+
+def main(words: list[str]) -> int:
+    """Prints what it found; the exit code."""
+    if not torch.cuda.is_available():
+        print("no CUDA device: nothing to look at")
+        return 3
+    steps = next((int(w.removeprefix("steps=")) for w in words if w.startswith("steps=")), 16)
+    config = load("default", ["device=cuda", *(w for w in words if not w.startswith("steps="))])
+    collector = _trainer(config, 1).collector
+    for _ in range(4):  # compiles, allocates
+        collector.step()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        for _ in range(steps):
+            collector.step()
+        torch.cuda.set_sync_debug_mode("default")
+    waits = Counter(f"{w.filename}:{w.lineno}" for w in caught if "synchroniz" in str(w.message))
+    for place, count in waits.most_common():
+        print(f"{count / steps:6.2f} waits a step at {place}")
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(steps):
+            collector.step()
+    except RuntimeError as error:
+        print(f"the loop waits for the device: {str(error).splitlines()[0]}")
+        return 1
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    print(f"{steps} steps without waiting for the device")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

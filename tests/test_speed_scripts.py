@@ -1,0 +1,70 @@
+"""The scripts around the speed benchmarks: backbones of a shape, lines of the scaling table, tables from results."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from tiny_llm import make_tiny_llm
+
+from llarp.policy.llm import load_llm
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def script(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A script of `benchmarks/`, by name."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module(request.param)
+
+
+@pytest.mark.parametrize("script", ["make_backbone"], indirect=True)
+def test_a_backbone_of_a_shape_loads(script: ModuleType, tmp_path: Path) -> None:
+    tokenizer = make_tiny_llm(tmp_path / "words")
+    made = script.make_backbone(tmp_path / "made", "tiny", layers=2, tokenizer=tokenizer)
+    llm = load_llm(str(made), "bfloat16")
+    assert (llm.num_layers, llm.hidden_size) == (2, 192) and llm.dtype == torch.bfloat16
+    assert (made / "RANDOM_WEIGHTS.txt").is_file()
+    assert script.main([str(tmp_path), "shape=unknown"]) == 2
+
+
+@pytest.mark.parametrize("script", ["scaling"], indirect=True)
+def test_scaling_prints_a_line_a_setting(
+    script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    llm, out = make_tiny_llm(tmp_path / "llm"), tmp_path / "out.json"
+    words = [f"policy.llm={llm}", "env.image_size=64", "env.episodes=64", "steps=4", "repeats=1", f"out={out}"]
+    assert script.main(["axis=worlds", "worlds=1,2", *words]) == 0
+    rows = json.loads(out.read_text())["worlds"]
+    assert [row["name"] for row in rows] == ["1 worlds", "2 worlds"]
+    assert all(row["rollout_ms"] + row["update_ms"] == pytest.approx(row["ms_a_step"]) for row in rows)
+    assert rows[0]["gflop_a_step"] == pytest.approx(rows[1]["gflop_a_step"], rel=0.5)
+    assert capsys.readouterr().out.count("worlds |") == 2
+    assert script.main(["axis=widths"]) == 2
+
+
+@pytest.mark.parametrize("script", ["tables"], indirect=True)
+def test_tables_show_what_was_measured(
+    script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    part = {"seconds": 2.0, "real_share": 0.5, "gflop_per_s": 30.0, "possible_gflop_per_s": 60.0,
+            "achieved_over_possible": 0.5}  # fmt: skip
+    decode = {"gbytes_per_s": 3.0, "bandwidth_gbytes_per_s": 30.0, "achieved_over_bandwidth": 0.1}
+    train = {"what": "train", "settings": {}, "steps_per_s": 81.4, "repeat_s": [1.0, 2.0], "memory_mb": 2000.0,
+             "rollout_steps_per_s": 120.0, "rollout_s": 4.0, "update_steps_per_s": 240.0, "update_s": 2.0,
+             "parts": {"llm decode": part | decode}, "where": {"llm decode": 0.9, "rest": 0.1}}  # fmt: skip
+    row = {"name": "2 worlds", "steps_per_s": 10.0, "ms_a_step": 100.0, "rollout_ms": 60.0, "update_ms": 40.0,
+           "gflop_a_step": 1.5, "memory_mb": 900.0}  # fmt: skip
+    (tmp_path / "train.json").write_text(json.dumps(train))
+    (tmp_path / "scaling-worlds.json").write_text(json.dumps({"worlds": [row]}))
+    assert script.main([str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    for line in ("| train | 81 | 1.00 2.00 | 2000 |", "| train: rollout alone | 120 | 4.00 | |",
+                 "| LLM, decode | 2.00 | 50% | 30 GFLOP/s | 60 | 50% |", "| llm decode | 90.0% |",
+                 "| 2 worlds | 10.0 | 100.0 | 60.0 | 40.0 | 1.50 | 900 |"):  # fmt: skip
+        assert line in shown
