@@ -1,4 +1,4 @@
-"""Two processes that are ranks of one job, for tests."""
+"""Processes that are ranks of one job, for tests."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ import torch
 
 from llarp.rl import distributed
 
-WORLD_SIZE = 2
-
 
 def free_port() -> int:
     with socket.socket() as s:
@@ -22,9 +20,9 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
-def serve(rank: int, port: int, pipe: Any) -> None:
+def serve(rank: int, world_size: int, port: int, pipe: Any) -> None:
     """A rank's process: joins, then makes the calls that come through the pipe."""
-    names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": WORLD_SIZE, "LOCAL_WORLD_SIZE": WORLD_SIZE,
+    names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size,
              "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}  # fmt: skip
     os.environ.update({name: str(value) for name, value in names.items()})
     torch.set_num_threads(1)
@@ -42,14 +40,14 @@ def serve(rank: int, port: int, pipe: Any) -> None:
 
 
 class Crew:
-    """Two processes that are ranks of one job; one pair serves the whole file, as starting one costs seconds."""
+    """Processes that are ranks of one job; one crew serves a whole file, as starting one costs seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, world_size: int = 2) -> None:
         context, port = multiprocessing.get_context("spawn"), free_port()
         self.pipes, self.processes = [], []
-        for rank in range(WORLD_SIZE):
+        for rank in range(world_size):
             ours, theirs = context.Pipe()
-            process = context.Process(target=serve, args=(rank, port, theirs), daemon=True)
+            process = context.Process(target=serve, args=(rank, world_size, port, theirs), daemon=True)
             process.start()
             theirs.close()
             self.pipes.append(ours)
@@ -70,7 +68,7 @@ class Crew:
     def run(self, call: Callable[..., Any], *arguments: Any) -> list[Any]:
         """What `call` returned at each rank."""
         answers = self.answers(call, *arguments)
-        assert [error for _, error in answers] == [""] * WORLD_SIZE
+        assert [error for _, error in answers] == [""] * len(answers)
         return [result for result, _ in answers]
 
     def close(self) -> None:

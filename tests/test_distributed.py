@@ -78,13 +78,16 @@ class Joined(Rollout):
 
     parts: list[tuple[list[int], Rollout, torch.Generator]]
 
-    def minibatches(self, count: int, generator: Any, max_tokens: int, fill: float) -> list[list[Piece]]:
+    def minibatches(
+        self, count: int, generator: Any, max_tokens: int, fill: float, tails: bool = False
+    ) -> list[list[Piece]]:
         joined: list[list[Piece]] = []
         for worlds, part, own in self.parts:
             for k, minibatch in enumerate(part.minibatches(count, own, max_tokens, fill)):
                 joined += [[]] * (k == len(joined))
                 at_home = [dataclasses.replace(p, world=torch.tensor(worlds)[p.world]) for p in minibatch]
                 joined[k] = joined[k] + at_home
+        assert len(joined[0]) > 1  # so that an update evaluates nothing ahead, and needs no tails
         return joined
 
 
@@ -185,13 +188,13 @@ def test_statistics_are_of_all_ranks_transitions(crew: Crew, sizes: tuple[int, i
 
 
 def trainer_of(ranks: Ranks, folder: Path, total_steps: int, seed: int, log: list) -> Trainer:
-    """A rank's own worlds: more of them at rank 1. Weights drawn from `seed`, and so not alike at all ranks."""
+    """A rank's own worlds (in a team the same): more of them at rank 1. Weights drawn from `seed`, not alike at all."""
     torch.manual_seed(ranks.seed(seed))
     random.seed(ranks.seed(seed))
     np.random.seed(ranks.seed(seed))
     ppo = PPOConfig(num_steps=6, num_minibatches=2, lr=3e-3)
     train = TrainConfig(total_steps=total_steps, checkpoint_interval=100, success_window=10**6)
-    env, policy = NoisyEnv(3 + 2 * ranks.rank, ranks.seed(seed)), RecurrentPolicy()
+    env, policy = NoisyEnv(3 + 2 * ranks.team, ranks.seed(seed)), RecurrentPolicy()
     policy.frozen.load_state_dict({"weight": torch.full((16, 3), 0.1), "bias": torch.zeros(16)})
     return Trainer(env, policy, ppo, train, seed=seed, log=log.append, checkpoint_dir=folder, ranks=ranks)
 
@@ -227,8 +230,8 @@ def test_ranks_begin_and_stay_alike_and_count_together(crew: Crew, tmp_path: Pat
     # Episodes of 4 steps, 12 steps a world, worlds i of a rank begun i steps early: 3 each, as in MemoryEnv.
     assert first["summary"]["episodes"] == second["summary"]["episodes"] == 24
     assert first["summary"]["success_rate"] == second["summary"]["success_rate"]
-    own = [state["collector"] for state in (first["state"], *first["state"]["others"])]
-    assert [len(c.get("parts", [c])[0]["instruction_id"]) for c in own] == [3, 5] and "others" not in second["state"]
+    own = [state["collector"]["parts"][0] for state in (first["state"], *first["state"]["others"])]
+    assert [len(part["instruction_id"]) for part in own] == [3, 5] and "others" not in second["state"]
 
 
 def test_resumed_ranks_equal_uninterrupted_ones_bit_for_bit(crew: Crew, tmp_path: Path) -> None:
@@ -514,7 +517,7 @@ def test_a_whole_run_of_two_ranks(crew: Crew, tmp_path: Path, monkeypatch: pytes
     steps = [json.loads(line)["env_steps"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert steps == [32, 64]  # 8 steps of 2 + 2 worlds
     worlds = checkpoint.load(checkpoint.latest(run), training.build_policy(load(str(run / "config.yaml"))))
-    played = [state["collector"]["env"]["world"] for state in (worlds, *worlds["others"])]
+    played = [state["collector"]["parts"][0]["env"]["world"] for state in (worlds, *worlds["others"])]
     assert not same(played[0], played[1])  # each rank has worlds of its own
     first, second = crew.run(whole_run, tmp_path, ["train.total_steps=96"], "runs/two")
     assert same(first["weights"], second["weights"]) and first["result"]["env_steps"] == 96

@@ -83,8 +83,8 @@ def test_a_decoder_that_computes_something_else_is_not_used(folder, monkeypatch)
     """Another scale of attention: the check against the model's own forward sees it, and transformers takes over."""
     build = LlamaDecoder.__init__
 
-    def wrong(self, backbone):
-        build(self, backbone)
+    def wrong(self, backbone, mesh):
+        build(self, backbone, mesh)
         self.scale *= 3
 
     monkeypatch.setattr(LlamaDecoder, "__init__", wrong)

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from crew import Crew
 from test_checkpoint import same
+from test_distributed import trained
 from tiny_llm import make_tiny_llm
 from transformers import GPT2Config, LlamaConfig, Qwen3Config
 
@@ -22,6 +23,7 @@ from llarp import train as training
 from llarp.config import load
 from llarp.errors import UserError
 from llarp.policy.context import (
+    behind,
     check_cache,
     compute_prefixes,
     decode,
@@ -34,6 +36,7 @@ from llarp.policy.llm import FrozenLLM, load_llm
 from llarp.policy.tensor_parallel import check_plan, cut
 from llarp.rl import checkpoint
 from llarp.rl.distributed import ALONE, Ranks
+from llarp.rl.distributed import pack as to_bytes
 
 PLACES, STEPS = 20, 3
 
@@ -46,10 +49,10 @@ def crew() -> Iterator[Crew]:
 
 
 def team(ranks: Ranks) -> Ranks:
-    """The two ranks as one team, as `train` makes it."""
-    if ranks.mesh is None:
-        ranks.take_device("cpu")
-        ranks.form_teams(2, "cpu")
+    """These ranks in teams of two, as `train` makes them."""
+    ranks = dataclasses.replace(ranks)
+    ranks.take_device("cpu")
+    ranks.form_teams(2, "cpu")
     return ranks
 
 
@@ -70,14 +73,20 @@ def everything(llm: FrozenLLM) -> dict[str, torch.Tensor]:
     hidden, keys, values = run_parallel(llm, prefixes, tokens)
     weight = torch.randn(hidden.shape, generator=generator)
     (hidden * weight).sum().backward()
-    assert tokens.grad is not None
+    assert tokens.grad is not None and llm.decoder is not None
+    packed_tokens = tokens.detach().flatten(0, 1).requires_grad_()
+    packed = llm.decoder.run(packed_tokens, behind(llm, prefixes, [STEPS] * 3)).view_as(hidden)
+    (packed * weight).sum().backward()
+    assert packed_tokens.grad is not None
     return {"prefix_keys": prefixes.keys, "prefix_values": prefixes.values, "cache": state["keys"], "decoded": decoded,
             "hidden": hidden.detach(), "keys": keys.detach(), "values": values.detach(), "gradient": tokens.grad,
+            "packed": packed.detach(), "packed_gradient": packed_tokens.grad,
             "uncached": llm.run_uncached(tokens).detach()}  # fmt: skip
 
 
 def shared(ranks: Ranks, folder: str) -> dict[str, Any]:
     ranks = team(ranks)
+    assert ranks.mesh is not None
     sums, all_reduce = [0], dist.all_reduce
 
     def count(*args: Any, **kwargs: Any) -> Any:
@@ -85,7 +94,7 @@ def shared(ranks: Ranks, folder: str) -> dict[str, Any]:
         return all_reduce(*args, **kwargs)
 
     llm = load_llm(folder, "float32", mesh=ranks.mesh)
-    held = sum(p.untyped_storage().nbytes() for p in llm.parameters())
+    storages = {s.data_ptr(): s.nbytes() for s in (p.untyped_storage() for p in llm.parameters())}
     tokens = torch.zeros(1, 2, llm.hidden_size, requires_grad=True)
     dist.all_reduce = count
     try:
@@ -93,7 +102,7 @@ def shared(ranks: Ranks, folder: str) -> dict[str, Any]:
     finally:
         dist.all_reduce = all_reduce
     found = {name: x.numpy() for name, x in everything(llm).items()}
-    return {"found": found, "bytes": held, "error": check_cache(llm), "sums": sums[0]}
+    return {"found": found, "bytes": sum(storages.values()), "error": check_cache(llm), "sums": sums[0]}
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +116,7 @@ def test_two_halves_of_a_model_do_what_it_does(crew: Crew, folder: Path) -> None
     together = {}
     for name in whole:
         first, second = (torch.from_numpy(half["found"][name]) for half in halves)
-        if name in ("decoded", "hidden", "gradient", "uncached"):  # what every rank has whole
+        if "keys" not in name and "values" not in name and name != "cache":  # what every rank has whole
             assert torch.equal(first, second), name
             together[name] = first
         else:  # (L, rows, heads, ...): its own heads
@@ -191,6 +200,40 @@ def test_one_process_alone_is_no_team(folder: Path, tmp_path: Path, capsys: Any)
     assert list(tmp_path.iterdir()) == []
 
 
+# -- two teams of two -------------------------------------------------------------------------------------------------
+
+
+def trained_in_teams(ranks: Ranks, *arguments: Any) -> dict[str, Any]:
+    ranks = team(ranks)
+    place = (ranks.team, ranks.num_teams, ranks.in_team(ranks.rank == 3), ranks.clock())
+    return trained(ranks, *arguments) | {"team": place}
+
+
+def test_two_teams_of_two_are_two_ranks(crew: Crew, tmp_path: Path) -> None:
+    """Here nothing is cut: what counts is that each team plays, counts and learns once."""
+    pairs = crew.run(trained, tmp_path / "two", 96, 3, False)
+    four = Crew(4)
+    try:
+        found = four.run(trained_in_teams, tmp_path / "four", 96, 3, False)
+        stopped = four.run(trained_in_teams, tmp_path / "four", 10**6, 9, True, 3)
+    finally:
+        four.close()
+    assert [one["team"][:3] for one in found] == [(0, 2, False), (0, 2, False), (1, 2, True), (1, 2, True)]
+    assert found[0]["team"][3] == found[1]["team"][3] and found[2]["team"][3] == found[3]["team"][3]
+    for one in found:
+        assert same(one["policy"], found[0]["policy"]) and one["summary"]["env_steps"] == 96
+        for name, expected in pairs[0]["policy"].items():
+            torch.testing.assert_close(one["policy"][name], expected, atol=1e-6, rtol=1e-5)
+    assert [row["success_rate"] for row in found[0]["log"]] == [row["success_rate"] for row in pairs[0]["log"]]
+    assert len(found[0]["state"]["others"]) == 1  # a checkpoint holds each team once
+    played = [one["state"]["others"][0]["collector"]["parts"][0]["env"] for one in (found[0], pairs[0])]
+    assert same(*played)
+    # Rank 1 is asked to stop: the other of its team stops with it, the other team ends its rollout.
+    assert [one["continues"] for one in stopped] == [True] * 4
+    assert [one["steps"] for one in stopped] == [3, 3, 6, 6]
+    assert stopped[0]["summary"]["env_steps"] == 96 + 3 * 3 + 5 * 6
+
+
 # -- a run ------------------------------------------------------------------------------------------------------------
 
 
@@ -209,20 +252,12 @@ def teamed_run(ranks: Ranks, folder: Path, words: list[str], resume: str | None)
     try:
         resumed = None if resume is None else Path(resume)
         config = load("smoke" if resumed is None else str(resumed / "config.yaml"), words)
-        as_joined = dataclasses.replace(ranks, team_size=1, mesh=None, _team=None)
-        result = training.train(config, resume=resumed, ranks=as_joined)
+        result = training.train(config, resume=resumed, ranks=dataclasses.replace(ranks))
     finally:
         training.Trainer, training._film = original, film  # type: ignore[misc]
-    worlds = trainers[0].state_dict()["collector"]
-    return {"result": result, "weights": trainers[0].policy.trainable_state_dict(), "worlds": pickled(worlds),
+    worlds = to_bytes(trainers[0].state_dict()["collector"]["parts"][0]["env"])
+    return {"result": result, "weights": trainers[0].policy.trainable_state_dict(), "worlds": worlds,
             "heads": trainers[0].policy.initial_state(1)["keys"].shape[2]}  # fmt: skip
-
-
-def pickled(worlds: dict[str, Any]) -> bytes:
-    from llarp.rl.distributed import pack as to_bytes
-
-    part = worlds.get("parts", [worlds])[0]
-    return to_bytes(part["env"])
 
 
 def test_a_run_of_a_team_is_that_of_one_process(crew: Crew, folder: Path, tmp_path: Path, monkeypatch: Any) -> None:

@@ -4,6 +4,9 @@ Tokens of all sequences lie behind one another, (M, hidden), so that no product 
 are one product, gate and up another. Gradients reach the inputs only, by a backward pass written out here: nothing is
 kept or computed for weights that never change. The results are those of transformers' modules up to rounding.
 
+With a mesh the model is cut (`tensor_parallel`): this process has some heads and a slice of each MLP, and sums over
+the mesh what attention and MLP give, and the gradients of what they read.
+
 Letters in shapes: M tokens, B sequences of a bucket, L its longest, S slots they see, N rows that decode, K new tokens
 of each, Q query heads, G key-value heads, D head size, I width of the MLP.
 """
@@ -11,13 +14,17 @@ of each, Q query heads, G key-value heads, D head size, I width of the MLP.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .packed import Bucket, Packed
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 PACK_BYTES = 1 << 30
 """Weights up to this size are also kept in the CPU's own order: products of few rows are then half as long again."""
@@ -26,19 +33,29 @@ PACK_BYTES = 1 << 30
 class Matrix:
     """A frozen linear map without bias."""
 
-    def __init__(self, weight: Tensor, reorder: bool):
-        """`weight` (out, in); `reorder` keeps a copy in the order that the CPU's bfloat16 products read."""
-        self.weight = weight
+    def __init__(self, weight: Tensor, reorder: bool, sum_outputs: Any = None, sum_gradients: Any = None):
+        """`weight` (out, in); `reorder` keeps a copy in the order that the CPU's bfloat16 products read.
+
+        `sum_outputs`, `sum_gradients`: a group of processes whose results are summed, each having a part of the map.
+        """
+        self.weight, self.sum_outputs, self.sum_gradients = weight, sum_outputs, sum_gradients
         self.reordered = torch.ops.mkldnn._reorder_linear_weight(weight, None) if reorder else None
 
     def __call__(self, x: Tensor) -> Tensor:
         if self.reordered is None:
-            return F.linear(x, self.weight)
-        return torch.ops.mkldnn._linear_pointwise(x, self.reordered, None, "none", [], "")
+            y = F.linear(x, self.weight)
+        else:
+            y = torch.ops.mkldnn._linear_pointwise(x, self.reordered, None, "none", [], "")
+        if self.sum_outputs is not None:
+            dist.all_reduce(y, group=self.sum_outputs)
+        return y
 
     def back(self, grad: Tensor) -> Tensor:
         """Gradient of the input from that of the output."""
-        return grad @ self.weight
+        grad = grad @ self.weight
+        if self.sum_gradients is not None:
+            dist.all_reduce(grad, group=self.sum_gradients)
+        return grad
 
 
 @dataclass
@@ -56,13 +73,14 @@ class Block:
 class LlamaDecoder:
     """The layers and the last norm of a Llama. Its weights are the module's own: no second copy of them is made."""
 
-    def __init__(self, backbone: nn.Module):
+    def __init__(self, backbone: nn.Module, mesh: DeviceMesh | None = None):
         """Of a `LlamaModel` that `fits`. Its query, key and value, and gate and up, become views of joint matrices."""
+        self.mesh, group = mesh, None if mesh is None else mesh.get_group()
         config: Any = backbone.config
         first = backbone.layers[0].self_attn
         self.head_size: int = first.head_dim
-        self.groups: int = config.num_key_value_heads
-        self.heads: int = config.num_attention_heads
+        self.groups: int = first.k_proj.out_features // self.head_size  # of this process
+        self.heads: int = first.q_proj.out_features // self.head_size
         self.scale: float = first.scaling
         self.eps: float = config.rms_norm_eps
         self.rotary = backbone.rotary_emb
@@ -74,11 +92,13 @@ class LlamaDecoder:
             attention, mlp = layer.self_attn, layer.mlp
             block = Block(
                 norm_attention=layer.input_layernorm.weight,
-                query_key_value=Matrix(join([attention.q_proj, attention.k_proj, attention.v_proj]), reorder),
-                out=Matrix(attention.o_proj.weight, reorder),
+                query_key_value=Matrix(
+                    join([attention.q_proj, attention.k_proj, attention.v_proj]), reorder, sum_gradients=group
+                ),
+                out=Matrix(attention.o_proj.weight, reorder, sum_outputs=group),
                 norm_mlp=layer.post_attention_layernorm.weight,
-                gate_up=Matrix(join([mlp.gate_proj, mlp.up_proj]), reorder),
-                down=Matrix(mlp.down_proj.weight, reorder),
+                gate_up=Matrix(join([mlp.gate_proj, mlp.up_proj]), reorder, sum_gradients=group),
+                down=Matrix(mlp.down_proj.weight, reorder, sum_outputs=group),
             )
             self.blocks.append(block)
         width = self.head_size // 2
@@ -133,6 +153,8 @@ class LlamaDecoder:
         `keys`, `values` (layers, N, G, slots, D), contiguous; `slots`, `positions` (N, K); `mask` additive (N, 1, K,
         visible slots).
         """
+        if self.mesh is not None:  # processes that would act apart would wait for ever
+            x = as_first_has_it(x, self.mesh)
         rows, new, hidden = x.shape
         groups, size, heads = self.groups, self.head_size, self.heads
         turn = self._turn(positions.flatten())
@@ -254,6 +276,13 @@ def fits(backbone: nn.Module) -> bool:
         and not any(name.endswith(".bias") for name, _ in backbone.layers.named_parameters())
         and len({(type(p), p.dtype, p.device) for p in backbone.layers.parameters()}) == 1
     )
+
+
+def as_first_has_it(tensor: Tensor, mesh: DeviceMesh) -> Tensor:
+    """The tensor that the first process of a mesh has, of the same shape, at all of them."""
+    tensor = tensor.clone(memory_format=torch.contiguous_format)
+    dist.broadcast(tensor, group=mesh.get_group(), group_src=0)
+    return tensor
 
 
 def can_reorder(example: Tensor) -> bool:

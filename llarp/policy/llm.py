@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from llarp.errors import UserError
 
 from . import attention, smollm
-from .llama import LlamaDecoder, fits
+from .llama import LlamaDecoder, as_first_has_it, fits
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -43,8 +43,8 @@ class FrozenLLM(nn.Module):
         """Mean length of a token's embedding."""
         self.grouped_attention = self.device.type == "cpu"
         """Whether `run` replaces the model's own attention by `attention.grouped_attention`."""
-        self.decoder = LlamaDecoder(backbone) if mesh is None and fits(backbone) else None
-        """Computes in place of transformers' modules; None: a model of another type, cut, or to be trained."""
+        self.decoder = LlamaDecoder(backbone, mesh) if fits(backbone) else None
+        """Computes in place of transformers' modules; None: a model of another type, or to be trained."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -67,7 +67,7 @@ class FrozenLLM(nn.Module):
     def _apply(self, fn, recurse: bool = True) -> FrozenLLM:
         super()._apply(fn, recurse)
         if self.decoder is not None and self.decoder.blocks[0].gate_up.weight.device != self.device:
-            self.decoder = LlamaDecoder(self.backbone)
+            self.decoder = LlamaDecoder(self.backbone, self.mesh)
         return self
 
     def tokens(self, text: str) -> list[int]:
@@ -94,8 +94,6 @@ class FrozenLLM(nn.Module):
         `embeds` (B, Q, hidden), `positions` (B, Q) int64, `mask` additive (B, 1, Q, slots).
         """
         if self.mesh is not None and not torch.is_grad_enabled():  # ranks that would act apart would wait for ever
-            from .tensor_parallel import as_first_has_it
-
             embeds = as_first_has_it(embeds, self.mesh)
         config = self.backbone.config
         own = config._attn_implementation

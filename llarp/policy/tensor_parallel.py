@@ -64,13 +64,6 @@ def cut(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
     return parallelize_module(model, mesh, {name: made[style] for name, style in plan_of(model.config).items()})
 
 
-def as_first_has_it(tensor: Tensor, mesh: DeviceMesh) -> Tensor:
-    """The first rank's tensor, of the same shape, at all ranks of the team."""
-    tensor = tensor.clone(memory_format=torch.contiguous_format)
-    dist.broadcast(tensor, group=mesh.get_group(), group_src=0)
-    return tensor
-
-
 class Entrance:
     """Where a whole tensor goes into layers that are cut: its gradient is the sum of theirs, over the team too.
 
