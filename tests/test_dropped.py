@@ -70,6 +70,8 @@ def collected(lost: set[tuple[int, int]] | None, steps: list[int], final: bool =
 class Reader:
     """A policy whose value of an observation is its feature."""
 
+    pads = True
+
     def evaluate_segments(self, batch: SegmentBatch) -> tuple[Tensor, Tensor, Tensor]:
         return torch.zeros(batch.action.shape), torch.zeros(batch.action.shape), batch.features[..., 0, 0]
 

@@ -11,6 +11,7 @@ import torch
 from memory_env import CHOICES, MemoryEnv, RecurrentPolicy
 
 from llarp.policy.base import SegmentBatch
+from llarp.rl import update as update_module
 from llarp.rl.bc import clone, collect_demonstrations
 from llarp.rl.collect import Collector
 from llarp.rl.config import BCConfig, PPOConfig, TrainConfig
@@ -100,6 +101,31 @@ def test_micro_batches_change_the_memory_not_the_result():
         torch.testing.assert_close(parameters, results[0][0], atol=1e-5, rtol=0)
         assert stats == pytest.approx(results[0][1], abs=1e-4)
     assert not torch.equal(results[0][0], torch.cat([p.flatten() for p in trainable_parameters(policy)]))
+
+
+def test_the_first_micro_batch_is_evaluated_once(monkeypatch):
+    """Its evaluation before the loss is known gives the old values, and then the loss: one pass less, same result."""
+    policy, _, rollout = collected(num_steps=9, rollouts=2)
+    policy.pads = False  # one piece a mini-batch
+    calls = []
+
+    def trained(minibatches, watched):
+        learner = copy.deepcopy(policy)
+        evaluate = learner.evaluate_segments
+        learner.evaluate_segments = lambda batch: calls.append(torch.is_grad_enabled()) or evaluate(batch)
+        if not watched:
+            monkeypatch.setattr(update_module, "Ahead", lambda *args: None)
+        config = PPOConfig(num_minibatches=minibatches, num_epochs=2)
+        optimizer = torch.optim.SGD(trainable_parameters(learner), lr=0.1)
+        ppo_update(learner, optimizer, rollout, config, torch.Generator().manual_seed(1))
+        monkeypatch.undo()
+        return torch.cat([p.detach().flatten() for p in trainable_parameters(learner)])
+
+    for minibatches in (1, 2):
+        calls.clear()
+        ahead = trained(minibatches, watched=True)
+        assert sorted(calls) == [False] * (minibatches > 1) + [True] * (2 * minibatches)
+        torch.testing.assert_close(ahead, trained(minibatches, watched=False), atol=1e-6, rtol=0)
 
 
 def test_update_moves_trainable_weights_only_and_reports_what_the_contract_names():

@@ -34,12 +34,24 @@ class FrozenVision(nn.Module):
         std = torch.tensor(config["std"])
         self.register_buffer("mean", torch.tensor(config["mean"]) / std, persistent=False)
         self.register_buffer("std", 255.0 * std, persistent=False)
+        self._choose_attention()
         probe = torch.zeros(1, image_size, image_size, 3, dtype=torch.uint8)
         self.num_tokens, self.dim = self.encode(probe).shape[1:]
 
     def train(self, mode: bool = True) -> FrozenVision:
         """Stays in evaluation mode: frozen."""
         return super().train(False)
+
+    def _apply(self, fn, recurse: bool = True) -> FrozenVision:
+        super()._apply(fn, recurse)
+        self._choose_attention()
+        return self
+
+    def _choose_attention(self) -> None:
+        """On a CPU torch's fused kernel takes longer for so few patches than two products and a softmax."""
+        for module in self.backbone.modules():
+            if hasattr(module, "fused_attn"):
+                module.fused_attn = self.mean.device.type != "cpu"
 
     @torch.no_grad()
     def encode(self, rgb: Tensor) -> Tensor:

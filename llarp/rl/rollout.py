@@ -30,6 +30,7 @@ class Piece:
     step: Tensor  # (B, L) int64 row of (T, N) tensors, negative in the context
     world: Tensor  # (B, L) int64 column of (T, N) tensors
     size: int  # transitions with loss
+    segments: Tensor  # (B,) int64 which of the rollout's segments, on the CPU
 
     def take(self, rollout_tensor: Tensor) -> Tensor:
         """The piece's transitions of a (T, N) tensor, flat, in the order of `x[loss_mask]`."""
@@ -115,8 +116,13 @@ class Rollout:
             at += similar
         return pieces
 
-    def minibatches(self, count: int, generator: torch.Generator, max_tokens: int, fill: float) -> list[list[Piece]]:
-        """All segments in `count` random mini-batches (fewer if segments are) of nearly as many transitions each."""
+    def minibatches(
+        self, count: int, generator: torch.Generator, max_tokens: int, fill: float, tails: bool = False
+    ) -> list[list[Piece]]:
+        """All segments in `count` random mini-batches (fewer if segments are) of nearly as many transitions each.
+
+        With `tails`, those of the first mini-batch end as `pieces` describes.
+        """
         transitions = self.end - self.first
         # Large ones first keeps the sums even; the jitter keeps the same segments from meeting in every epoch.
         order = (transitions * (0.5 + torch.rand(len(transitions), generator=generator))).argsort(descending=True)
@@ -127,7 +133,8 @@ class Rollout:
             members[lightest].append(segment)
             heapq.heappush(heap, (load + int(transitions[segment]), lightest))
         shuffled = torch.randperm(len(members), generator=generator).tolist()
-        return [self.pieces(max_tokens, fill, torch.tensor(members[i])) for i in shuffled]
+        chosen = [torch.tensor(members[i]) for i in shuffled]
+        return [self.pieces(max_tokens, fill, index, tails and i == 0) for i, index in enumerate(chosen)]
 
     def _piece(self, index: Tensor, tails: bool) -> Piece:
         world, begin, first, end = (x[index] for x in (self.world, self.begin, self.first, self.end))
@@ -157,7 +164,7 @@ class Rollout:
             valid=valid.to(device),
         )
         step = (rows - self.num_context).to(device)
-        return Piece(batch, loss_mask.to(device), step, columns, int(loss_mask.sum()))
+        return Piece(batch, loss_mask.to(device), step, columns, int(loss_mask.sum()), index)
 
 
 class RolloutBuffer:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -10,7 +12,7 @@ from llarp.policy.base import Policy
 from .config import PPOConfig
 from .distributed import ALONE, Ranks, explained_over, mean_over, normalize_over
 from .ppo import gae, ppo_loss
-from .rollout import Rollout
+from .rollout import Piece, Rollout
 
 
 def trainable_parameters(policy: torch.nn.Module) -> list[Tensor]:
@@ -23,19 +25,38 @@ def fill_of(policy: Policy, config: PPOConfig) -> float:
     return config.micro_batch_fill if policy.pads else 0.0
 
 
+class Ahead(NamedTuple):
+    """The update's first micro-batch, evaluated (log-probability, entropy, value) before its loss can be known."""
+
+    piece: Piece
+    evaluated: tuple[Tensor, Tensor, Tensor]
+
+
 @torch.no_grad()
-def recompute(policy: Policy, rollout: Rollout, config: PPOConfig) -> tuple[Tensor, Tensor, Tensor]:
+def recompute(
+    policy: Policy, rollout: Rollout, config: PPOConfig, ahead: Ahead | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Log-probabilities, values and next values of the rollout, (T, N) each, in the numerics of the update.
 
     A rollout decodes step by step, an update sees whole segments; in bfloat16 the two differ, and a ratio between
-    them would move the policy for no reason. Next values are meaningless where a step has no successor.
+    them would move the policy for no reason. Next values are meaningless where a step has no successor. What `ahead`
+    has evaluated, tails and all, is taken from there.
     """
     log_prob, value, next_value = (torch.zeros_like(rollout.data["value"]) for _ in range(3))
-    for piece in rollout.pieces(config.micro_batch_tokens, fill_of(policy, config), tails=True):
-        segment_log_prob, _, segment_value = policy.evaluate_segments(piece.batch)
+
+    def put(piece: Piece, evaluated: tuple[Tensor, Tensor, Tensor]) -> None:
+        segment_log_prob, _, segment_value = evaluated
         piece.put(log_prob, segment_log_prob)
         piece.put(value, segment_value)
         piece.put(next_value, torch.cat([segment_value[:, 1:], torch.zeros_like(segment_value[:, :1])], 1))
+
+    left = torch.ones(len(rollout.world), dtype=torch.bool)
+    if ahead is not None:
+        put(*ahead)
+        left[ahead.piece.segments] = False
+    index = left.nonzero().flatten()
+    for piece in rollout.pieces(config.micro_batch_tokens, fill_of(policy, config), index, tails=True):
+        put(piece, policy.evaluate_segments(piece.batch))
     return log_prob, value, next_value
 
 
@@ -68,7 +89,13 @@ def ppo_update(
     transitions, and all return the same. Raises RuntimeError when the rollout's log-probabilities are not the
     update's, or when a gradient is not finite.
     """
-    old_log_prob, old_value, next_value = recompute(policy, rollout, config)
+    drawing = (config.num_minibatches, generator, config.micro_batch_tokens, fill_of(policy, config))
+    minibatches = rollout.minibatches(*drawing, tails=True)
+    ahead: Ahead | None = None
+    if minibatches and len(minibatches[0]) == 1:  # more would have to be held in memory at once
+        (piece,) = minibatches[0]
+        ahead = Ahead(piece, policy.evaluate_segments(piece.batch))
+    old_log_prob, old_value, next_value = recompute(policy, rollout, config, ahead)
     kept = rollout.kept
     gap = (rollout.data["log_prob"] - old_log_prob).abs()[kept]
     mean_gap, max_gap = mean_over(gap, ranks), max(ranks.gather(float(gap.max()) if len(gap) else 0.0))
@@ -85,17 +112,17 @@ def ppo_update(
     totals: dict[str, Tensor] = {}
     transitions = steps = epochs = 0
     grad_norm = torch.zeros(())
-    for _ in range(config.num_epochs):
+    for epoch in range(config.num_epochs):
         epoch_kl = 0.0
-        minibatches = rollout.minibatches(
-            config.num_minibatches, generator, config.micro_batch_tokens, fill_of(policy, config)
-        )
+        minibatches = rollout.minibatches(*drawing) if epoch else minibatches
         most = max(ranks.gather(len(minibatches)))
         for minibatch in minibatches + [[]] * (most - len(minibatches)):
             size = sum(piece.size for piece in minibatch)
             optimizer.zero_grad(set_to_none=True)
             for piece in minibatch:
-                log_prob, entropy, value = (x[piece.loss_mask] for x in policy.evaluate_segments(piece.batch))
+                evaluated = policy.evaluate_segments(piece.batch) if ahead is None else ahead.evaluated
+                ahead = None
+                log_prob, entropy, value = (x[piece.loss_mask] for x in evaluated)
                 loss, stats = ppo_loss(
                     log_prob,
                     piece.take(old_log_prob),
