@@ -39,6 +39,7 @@ class Breakdown:
         self.pairs: dict[str, float] = defaultdict(float)
         self.seen_context = 0
         self.wall_s = 0.0
+        self.prefix = 0.0  # tokens of the mean instruction
         self._passing = False  # within a pass of the language model
         if env is not None:
             self._watch_env(env)
@@ -172,23 +173,44 @@ class Breakdown:
         watch.watch(torch.Tensor, "backward", "update: backward of heads")
         watch.watch(optimizer, "step", "optimizer")
         watch.watch(torch.nn.utils, "clip_grad_norm_", "optimizer")
-        watch.watch(Rollout, "_piece", "update: segments")
         watch.watch(Rollout, "minibatches", "update: segments")
+        self._count_real(Rollout, "_piece")
         for module in (trainer_module, update_module):
             self._in_phase(module, "ppo_update", "recompute")
             watch.watch(module, "ppo_update", self._updated)
 
-    def _updated(self, policy: Any, optimizer: Any, rollout: Rollout, config: Any, *rest: Any) -> str:
-        """Counts the tokens an update is for."""
+    def _count_real(self, owner: type[Rollout], name: str) -> None:
+        """Count the transitions in the segments that the policy evaluates, with and without gradient."""
+        policy, cut = self.policy, getattr(owner, name)
+        assert policy is not None
+        evaluate, each = policy.evaluate_segments, policy.config.num_visual_tokens
+        pieces: dict[int, tuple[Any, int, float]] = {}  # kept alive, so that an id stands for one batch
+
+        def piece_of(rollout: Rollout, index: Tensor, tails: bool) -> Any:
+            with self.watch.part("update: segments"):
+                piece = cut(rollout, index, tails)
+            pieces[id(piece.batch)] = piece.batch, piece.size * each, _pairs(rollout, index, self.prefix, each)
+            return piece
+
+        def evaluated(batch: Any) -> Any:
+            _, tokens, pairs = pieces.get(id(batch), (None, 0, 0.0))
+            for part in ("llm forward", "llm backward") if torch.is_grad_enabled() else ("llm recompute",):
+                self.real[part] += tokens
+                self.pairs[part] += pairs
+            return evaluate(batch)
+
+        self.watch.replace(owner, name, piece_of)
+        self.watch.replace(policy, "evaluate_segments", evaluated)
+
+    def _updated(self, policy: Any, optimizer: Any, rollout: Rollout, *rest: Any) -> str:
+        """Called as an update begins; what was acted is in its rollout."""
         assert self.policy is not None
-        each = self.policy.config.num_visual_tokens
-        transitions = rollout.num_transitions
-        pairs = rollout_pairs(self.policy, rollout)
+        ids = rollout.data["instruction_id"].flatten().tolist()
+        self.prefix = prefix_tokens(self.policy, [self.policy.instruction_text(i) for i in ids])
+        everything = torch.arange(len(rollout.begin))
+        pairs = _pairs(rollout, everything, self.prefix, self.policy.config.num_visual_tokens)
         self.acted(rollout.num_transitions, pairs)
-        self.real["llm recompute"], self.pairs["llm recompute"] = transitions * each, pairs
-        for name in ("llm forward", "llm backward"):
-            self.real[name], self.pairs[name] = config.num_epochs * transitions * each, config.num_epochs * pairs
-        self.seen_context = int((rollout.end - rollout.begin).sum()) - transitions
+        self.seen_context = int((rollout.end - rollout.begin).sum()) - rollout.num_transitions
         return "update: loss, python"
 
     # -- what it saw --------------------------------------------------------------------------------------------------
@@ -302,10 +324,8 @@ def prefix_tokens(policy: LLaRPPolicy, texts: list[str]) -> float:
     return sum(lengths) / len(lengths)
 
 
-def rollout_pairs(policy: LLaRPPolicy, rollout: Rollout) -> float:
-    """Keys that the visual tokens of all transitions see, each counted; the mean instruction stands for all."""
-    ids = rollout.data["instruction_id"].flatten().tolist()
-    prefix = prefix_tokens(policy, [policy.instruction_text(i) for i in ids])
-    each = policy.config.num_visual_tokens
-    first, end = (rollout.first - rollout.begin).tolist(), (rollout.end - rollout.begin).tolist()
+def _pairs(rollout: Rollout, index: Tensor, prefix: float, each: int) -> float:
+    """Keys that the visual tokens of some segments' transitions see, each counted, behind `prefix` tokens."""
+    begin = rollout.begin[index]
+    first, end = (rollout.first[index] - begin).tolist(), (rollout.end[index] - begin).tolist()
     return sum(visible_pairs(prefix, a * each, b * each) for a, b in zip(first, end, strict=True))
