@@ -37,7 +37,7 @@ done
 for axis in worlds context backbone episodes; do
     run scaling-$axis python benchmarks/scaling.py axis=$axis repeats="$repeats" out="$out/scaling-$axis.json"
 done
-run sim-scaling python benchmarks/sim_scaling.py
+run sim-scaling python benchmarks/sim_scaling.py --out "$out/sim-scaling.json"
 if python -c "import habitat_sim" 2>/dev/null; then
     run habitat-step python benchmarks/habitat_step.py
 fi
