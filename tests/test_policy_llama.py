@@ -10,9 +10,9 @@ from torch import Tensor
 from llarp.policy.context import behind, compute_prefixes, pack, run_parallel
 from llarp.policy.llama import LlamaDecoder, fits
 from llarp.policy.llm import FrozenLLM, load_llm
-from llarp.policy.packed import SHORT, pack_sequences, split_lengths
+from llarp.policy.packed import WORTHWHILE, pack_sequences, split_lengths
 
-LENGTHS = [3, 30, 1, 17, 12, 9, 30, 2]
+LENGTHS = [3, 30, 1, 17, 12, 9, 30, 2] + [1, 2, 3] * 6
 
 
 @pytest.fixture(scope="module")
@@ -93,10 +93,12 @@ def test_a_decoder_that_computes_something_else_is_not_used(folder, monkeypatch)
 
 def test_buckets_hold_every_token_once():
     groups = split_lengths(LENGTHS)
-    assert sorted(i for group in groups for i in group) == list(range(len(LENGTHS)))
+    assert sorted(i for group in groups for i in group) == list(range(len(LENGTHS))) and len(groups) == 2
     for group in groups:
-        lengths = [LENGTHS[i] for i in group]
-        assert max(lengths) <= SHORT or 2 * min(lengths) >= max(lengths)
+        lengths = sorted([LENGTHS[i] for i in group], reverse=True)
+        spared = [(len(lengths) - i) * (lengths[0] - n) for i, n in enumerate(lengths) if 2 * n < lengths[0]]
+        assert max(spared, default=0) < WORTHWHILE
+    assert split_lengths([5, 1, 5]) == [[0, 2, 1]]  # too little padding for a second
     packed = pack_sequences(LENGTHS, torch.float32, torch.device("cpu"))
     assert torch.cat([bucket.where for bucket in packed.buckets]).sort().values.tolist() == list(range(sum(LENGTHS)))
     assert packed.positions.tolist() == [t for n in LENGTHS for t in range(n)]
