@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from test_renderer import BLUE, RED, draw, layouts, make_state, objects, palette
 
+from llarp.envs.config import EnvConfig
+from llarp.envs.episode_source import load_assets_for, load_episodes
 from llarp.errors import UserError
 from llarp.sim import raster_kernels
 from llarp.sim.assets import LayoutTables, Mesh, palette_uv
@@ -63,6 +66,20 @@ def test_two_sided_triangles_look_as_rays_do():
     )
     difference, elsewhere = compare(assets, furnished(torch.arange(SCENES), 8), 128)
     assert (difference > 2).float().mean() < 2e-3 and elsewhere.float().mean() < 1e-3
+
+
+@pytest.mark.shared_data
+def test_replica_cad_by_triangles_looks_as_by_rays(shared: Path):
+    """Real meshes: sheets without thickness, large textures, some thousand faces in a mesh."""
+    path = shared / "language_rearrangement" / "new_scenes.pickle"
+    config = EnvConfig(dataset=str(path), scenes=str(shared / "replica_cad"))
+    assets, episodes, rows = load_assets_for(config), load_episodes(config, seed=0), torch.arange(4)
+    state = episodes.start_state(rows * 7, assets.scenes, assets.catalog, 0, torch.zeros_like(rows))
+    for camera, size in (("head", 128), ("third_person", 192)):
+        state.robot = state.nav_pose[rows, rows * 4].clone()
+        difference, elsewhere = compare(assets, state, size, camera=camera)
+        assert difference.float().mean() < 0.1
+        assert (difference > 2).float().mean() < 2e-3 and elsewhere.float().mean() < 1e-3
 
 
 def closed_room(pieces: int) -> Mesh:
