@@ -234,7 +234,7 @@ class Breakdown:
         renderer = half.world.renderer
         pixels = renderer.num_worlds * renderer.size**2
         achieved = self.calls["render"] * pixels / self.watch.seconds["render"]
-        possible = pixels / seconds_of(renderer.render, self.device)
+        possible = pixels / seconds_of(renderer.render, self.device, repeats=15)
         return {
             "seconds": self.watch.seconds["render"],
             "pictures": self.calls["render"] * renderer.num_worlds,
