@@ -331,11 +331,29 @@ def test_instruction_cache_computes_once_and_stays_small(config):
     assert cache.num_computed == 2 and one.index.tolist() == [0, 1, 0]
     cache.get(TEXTS)
     assert cache.num_computed == len(TEXTS)
+
+
+def test_instruction_cache_keeps_the_latest_in_the_memory_it_has(config):
+    policy = make_policy(config)
+    texts = [f"bring the apple to table number {i}" for i in range(40)]
+    whole = InstructionCache(policy.llm, 64, 1 << 24)
     small = InstructionCache(policy.llm, 64, 1)
-    for _ in range(2):
-        # What is asked for is there, whatever the budget; a text computed alone is the same up to rounding.
-        torch.testing.assert_close(small.get(TEXTS[:2]).keys, one.keys, atol=1e-5, rtol=0)
-    assert small.num_computed == 3  # the latest one was kept
+    small.get(texts[:4])  # what is asked for is there, whatever the budget
+    before = small._pages.shape
+    for i in range(4, 40):
+        # A text computed alone is the same up to rounding.
+        torch.testing.assert_close(small.get(texts[i - 1 : i + 1]).keys, whole.get(texts[i - 1 : i + 1]).keys,
+                                   atol=1e-5, rtol=0)  # fmt: skip
+    assert small.num_computed == 40  # of every two the first was still there
+    assert small._pages.shape == before
+    small.get(texts[38:])
+    assert small.num_computed == 40
+    small.get(texts[:1])
+    assert small.num_computed == 41  # had been forgotten
+    small.prepare(texts)  # more than there is room for
+    small.prepare(texts[:2])
+    assert small._pages.shape == before and small.num_computed == 42
+    assert whole.num_computed == 37
 
 
 def test_prefixes_computed_together_equal_single_ones(config):

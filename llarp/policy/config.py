@@ -45,16 +45,19 @@ class PolicyConfig:
     tensor_parallel: int = 1
     """How many processes hold the language model together, each some heads of its attention (llarp train, with
     torchrun): for one too large for a device. They play the same worlds and count as one."""
-    instruction_cache_mb: int = 1500
-    """Memory for the keys and values of instructions seen lately, MB (SmolLM2: about 0.7 MB an instruction)."""
+    instruction_cache_mb: int = 0
+    """Memory for the keys and values of instructions seen lately, MB (SmolLM2: about 0.7 MB an instruction); 0: 384, on
+    a GPU a sixteenth of its memory."""
 
     def validate(self) -> None:
         """Raise UserError for settings that can not work."""
         sizes = ("image_size", "projector_hidden", "num_visual_tokens", "action_hidden", "action_layers",
-                 "max_instruction_tokens", "max_steps", "tensor_parallel", "instruction_cache_mb")  # fmt: skip
+                 "max_instruction_tokens", "max_steps", "tensor_parallel")  # fmt: skip
         for name in sizes:
             if getattr(self, name) < 1:
                 raise UserError(f"policy.{name}={getattr(self, name)}: must be at least 1")
+        if self.instruction_cache_mb < 0:
+            raise UserError(f"policy.instruction_cache_mb={self.instruction_cache_mb}: must be at least 0")
         if "{instruction}" not in self.prompt:
             raise UserError(f"policy.prompt={self.prompt!r}: must contain {{instruction}}")
         if self.precision not in PRECISIONS:

@@ -22,6 +22,8 @@ from .packed import Packed, pack_sequences
 
 PREFIX_BATCH = 32
 """Instructions computed in one pass, of similar lengths."""
+PAGE = 8
+"""Tokens."""
 
 
 @dataclass
@@ -35,51 +37,94 @@ class Prefixes:
 
 
 class InstructionCache:
-    """Keys and values of the instructions seen lately, each computed once."""
+    """Keys and values of the instructions seen lately, each computed once.
+
+    They lie in pages of one tensor, allocated once: thousands of tensors that come and go between larger ones would
+    leave holes several times their size.
+    """
 
     def __init__(self, llm: FrozenLLM, max_tokens: int, max_bytes: int):
         self.llm, self.max_tokens, self.max_bytes = llm, max_tokens, max_bytes
         self.num_computed = 0
-        self._entries: OrderedDict[str, Tensor] = OrderedDict()  # text -> (2, L, H, length, D)
-        self._bytes = 0
+        self._entries: OrderedDict[str, tuple[list[int], int]] = OrderedDict()  # text -> its pages, its tokens
+        self._pages = torch.empty(0)  # (pages, 2, L, H, PAGE, D)
+        self._free: list[int] = []
 
     def get(self, texts: list[str]) -> Prefixes:
         """Prefixes of B texts; UserError for a text longer than `max_tokens`."""
         row = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-        self._want(list(row))
-        found = [self._entries[text] for text in row]
-        self._evict()
-        return pack(found, [row[text] for text in texts])
+        self._want(list(row), need=True)
+        return pack([self._read(text) for text in row], [row[text] for text in texts])
 
     def prepare(self, texts: list[str]) -> None:
-        """Compute what `get` will be asked for, many texts in one pass; there may be none."""
-        self._want(list(dict.fromkeys(texts)))
-        self._evict()
+        """Compute what `get` will be asked for, many texts in one pass, as many as there is room for."""
+        self._want(list(dict.fromkeys(texts)), need=False)
 
-    def _want(self, texts: list[str]) -> None:
-        self._compute([text for text in texts if text not in self._entries])
+    def _want(self, texts: list[str], need: bool) -> None:
         for text in texts:
-            self._entries.move_to_end(text)
-
-    def _evict(self) -> None:
-        while self._bytes > self.max_bytes and len(self._entries) > 1:
-            self._bytes -= self._entries.popitem(last=False)[1].nbytes
-
-    def _compute(self, texts: list[str]) -> None:
-        ids = {text: self.llm.tokens(text) for text in texts}
+            if text in self._entries:
+                self._entries.move_to_end(text)
+        missing = [text for text in texts if text not in self._entries]
+        ids = {text: self.llm.tokens(text) for text in missing}
         for text, tokens in ids.items():
             if len(tokens) > self.max_tokens:
                 raise UserError(
                     f"the instruction {text[:40]!r}... has {len(tokens)} tokens; "
                     f"shorten it or raise policy.max_instruction_tokens={self.max_tokens}"
                 )
-        by_length = sorted(texts, key=lambda text: len(ids[text]))
+        by_length = sorted(missing, key=lambda text: len(ids[text]))
         for first in range(0, len(by_length), PREFIX_BATCH):
             batch = by_length[first : first + PREFIX_BATCH]
+            if not (self._make_room(sum(pages_of(len(ids[text])) for text in batch), set(texts)) or need):
+                return
             for text, entry in zip(batch, compute_prefixes(self.llm, [ids[text] for text in batch]), strict=True):
-                self._entries[text] = entry
-                self._bytes += entry.nbytes
+                self._write(text, entry)
                 self.num_computed += 1
+
+    def _make_room(self, pages: int, keep: set[str]) -> bool:
+        """Forget the texts that were not asked for longest, but none of `keep`; whether there is room for so many."""
+        while len(self._free) < pages and self._entries and next(iter(self._entries)) not in keep:
+            self._free += self._entries.popitem(last=False)[1][0]
+        return len(self._free) >= pages or not len(self._pages)
+
+    def _write(self, text: str, entry: Tensor) -> None:
+        """Store an entry (2, L, H, length, D)."""
+        length = entry.shape[3]
+        count = pages_of(length)
+        if len(self._free) < count:
+            self._grow(entry, count)
+        own = [self._free.pop() for _ in range(count)]
+        padded = torch.nn.functional.pad(entry, (0, 0, 0, count * PAGE - length))
+        self._pages[own] = padded.unflatten(3, (count, PAGE)).permute(3, 0, 1, 2, 4, 5)
+        self._entries[text] = own, length
+
+    def _grow(self, entry: Tensor, count: int) -> None:
+        """More pages: first as many as the budget allows, then only what one call cannot do without."""
+        two, layers, heads, _, size = entry.shape
+        have, page = len(self._pages), entry.element_size() * two * layers * heads * PAGE * size
+        more = max(count, have, 0 if have else self.max_bytes // page)
+        pages = entry.new_zeros(have + more, two, layers, heads, PAGE, size)
+        if have:
+            pages[:have] = self._pages
+        self._pages = pages
+        self._free += range(have + more - 1, have - 1, -1)
+
+    def _read(self, text: str) -> Tensor:
+        """An entry, (2, L, H, length, D)."""
+        own, length = self._entries[text]
+        return self._pages[own].permute(1, 2, 3, 0, 4, 5).flatten(3, 4)[:, :, :, :length]
+
+
+def default_cache_mb(device: torch.device) -> int:
+    """Room for the instructions of a few rollouts, without being felt beside model and worlds."""
+    if device.type != "cuda":
+        return 384
+    return torch.cuda.get_device_properties(device).total_memory >> 24
+
+
+def pages_of(tokens: int) -> int:
+    """How many pages so many tokens take."""
+    return -(-tokens // PAGE)
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from llarp.tasks.actions import ACTIONS
 
 from .base import NO_ACTION, Policy, SegmentBatch, State, check_same_shapes, sample
 from .config import PolicyConfig
-from .context import InstructionCache, behind, decode, new_rows, rewrite, run_parallel, start_rows
+from .context import InstructionCache, behind, decode, default_cache_mb, new_rows, rewrite, run_parallel, start_rows
 from .heads import Heads
 from .llm import choose_dtype, load_llm
 from .vision import FrozenVision
@@ -49,7 +49,8 @@ class LLaRPPolicy(Policy):
         cue = self.llm.word_embeddings([" the"])[0].cpu()
         self.heads = Heads(config, vision.num_tokens, vision.dim, self.llm.hidden_size, self.llm.token_norm, cue, words)
         self.to(device)
-        self.instructions = InstructionCache(self.llm, config.max_instruction_tokens, config.instruction_cache_mb << 20)
+        cache_mb = config.instruction_cache_mb or default_cache_mb(device)
+        self.instructions = InstructionCache(self.llm, config.max_instruction_tokens, cache_mb << 20)
 
     @property
     def pads(self) -> bool:  # type: ignore[override]
