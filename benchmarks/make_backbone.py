@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaModel
 
+from llarp.policy.llm import quiet_transformers
 from llarp.policy.smollm import ensure_smollm
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -50,7 +51,8 @@ def make_backbone(
             model = LlamaModel(config)
     finally:
         torch.set_default_dtype(before)
-    model.save_pretrained(folder)
+    with quiet_transformers():
+        model.save_pretrained(folder)
     (folder / "RANDOM_WEIGHTS.txt").write_text(f"Random weights of shape {shape}, seed {seed}: for speed only.\n")
     return folder
 
