@@ -89,7 +89,8 @@ def main() -> None:
     print(json.dumps({
         "step_ms": round(medians[0], 2), "draw_ms": round(medians[1], 2), "step_over_draw": round(medians[2], 3),
         "reset_ms": round(statistics.median(resets), 2), "resets": len(resets), "steps": given.steps,
-        "repeats": given.repeats, "threads": given.threads, "scene": scenes[0], "environment_light": given.environment_light,
+        "repeats": given.repeats, "threads": given.threads, "scene": scenes[0],
+        "environment_light": given.environment_light,
         "notes": list(assets.notes),
     }))  # fmt: skip
 

@@ -30,7 +30,7 @@ from .rl import update as update_module
 from .rl.config import TrainConfig
 from .rl.trainer import Trainer
 from .stopwatch import Stopwatch
-from .train import build_env, build_policy
+from .train import build_env, build_policy, build_training_env
 
 VECTOR_STEPS = 32
 """Steps of all worlds in one repeat of `sim` and `policy`."""
@@ -278,7 +278,7 @@ def cost_a_step(config: RunConfig, policy: LLaRPPolicy, prefix: float, episode_s
 
 def _trainer(config: RunConfig, total_steps: int, log: Callable[[dict[str, float]], None] = lambda _: None) -> Trainer:
     train: TrainConfig = dataclasses.replace(config.train, total_steps=total_steps, max_minutes=0.0)
-    env = build_env(config)
+    env = build_training_env(config) if config.env.backend == "habitat" else build_env(config)
     trainer = Trainer(env, build_policy(config), config.ppo, train, seed=config.seed, log=log)
     trainer.collector.start()
     if config.env.backend != "habitat":  # its processes judge their steps themselves: there, episodes end as they do
