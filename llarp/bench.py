@@ -282,22 +282,25 @@ def _trainer(config: RunConfig, total_steps: int, log: Callable[[dict[str, float
     trainer = Trainer(env, build_policy(config), config.ppo, train, seed=config.seed, log=log)
     trainer.collector.start()
     if config.env.backend != "habitat":  # its processes judge their steps themselves: there, episodes end as they do
-        _end_early(env, config.seed)
+        _play_as_trained(env, config.seed)
     return trainer
 
 
-def _end_early(env: LanguageRearrangementVectorEnv, seed: int) -> None:
-    """Let one step in `STEPS_TO_SUCCESS` end its episode.
+def _play_as_trained(env: LanguageRearrangementVectorEnv, seed: int) -> None:
+    """Let one step in `STEPS_TO_SUCCESS` end its episode, and every skill be a valid one.
 
-    Nothing ends those of an untrained policy: all would last as long as a rollout and begin with one. In a run, after
-    the warm start, many end in success, and the others straddle rollout borders: an update then sees half as many steps
-    again, as context, and more instructions are read."""
+    An untrained policy ends no episode: all would last as long as a rollout and begin with one. In a run, after the
+    warm start, many end in success, and the others straddle rollout borders: an update then sees half as many steps
+    again, as context, and more instructions are read. And two thirds of its actions are invalid: they leave the picture
+    as it was, which is then not encoded again."""
     generator = torch.Generator(env.device).manual_seed(seed)
     step, tracker = env.step, env.world.tracker
+    others = ChangingActions(env.num_envs, str(env.device), seed)
 
     def step_or_end(action: Tensor) -> Any:
         ends = torch.rand(env.num_envs, generator=generator, device=env.device) < 1 / STEPS_TO_SUCCESS
         tracker.steps[ends] = tracker.config.max_steps - 1
-        return step(action)
+        valid = env.valid_actions()
+        return step(torch.where(valid.gather(1, action[:, None])[:, 0], action, others.draw(valid)))
 
     env.step = step_or_end  # type: ignore[method-assign, assignment]

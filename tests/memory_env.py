@@ -78,7 +78,8 @@ class MemoryEnv:
         colour = torch.where(shown[:, None], COLOURS[self._colour], grey)
         rgb = colour[:, None, None].expand(-1, self.size, self.size, -1)
         instruction = torch.zeros_like(self._instruction) if self.blind == "instruction" else self._instruction
-        return {"rgb": rgb, "instruction_id": instruction}
+        self.current = {"rgb": rgb, "instruction_id": instruction}
+        return self.current
 
 
 class RecurrentPolicy(Policy):

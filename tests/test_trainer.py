@@ -279,3 +279,27 @@ def test_a_time_budget_ends_the_cloning():
     policy, _, config, demos = demonstrations(noise=0.0, episodes=20)
     config = BCConfig(epochs=10**6, train_minutes=0.005)
     assert clone(policy, demos, config, seed=0, log=lambda _: None)["bc_seconds"] < 5
+
+
+def test_pictures_that_no_action_changed_are_not_looked_at_again():
+    seen = []
+
+    class Looking(RecurrentPolicy):
+        def encode(self, rgb):
+            seen.append(len(rgb))
+            return super().encode(rgb)
+
+    torch.manual_seed(0)
+    policy = Looking()
+    collector = Collector(MemoryEnv(6), policy)
+    collector.start()
+    collector.run(40)
+    rollout = collector.finish()
+    whole = 6 * 41
+    assert whole / 4 < sum(seen) < whole  # an episode's later pictures are all grey: only its first two differ
+    torch.testing.assert_close(rollout.data["log_prob"], recompute(policy, rollout, PPOConfig())[0], atol=1e-5, rtol=0)
+    env, steps = collector.env, []
+    for _ in range(5):
+        collector.step()
+        steps.append(torch.equal(collector.features, RecurrentPolicy.encode(policy, env.current["rgb"])))
+    assert all(steps)

@@ -143,6 +143,7 @@ class _Part:
         self.env, self.policy, self.final_observations, self.ahead = env, policy, final_observations, ahead
         self.state: State | None = None  # the policy's; None before the start
         self.features = self.instruction_id = self.episode_start = torch.empty(0)  # (N, ...) of the observation at hand
+        self._rgb: Tensor | None = None  # the pictures behind `features`, on a CPU
         self.begun: dict[str, Tensor] = {}  # what is known of a step before its outcome
         self.random: State = {}  # states of its own random generators, where it has some
 
@@ -192,9 +193,22 @@ class _Part:
         _set_random_state(outside)
 
     def _look(self, observation: dict[str, Tensor], episode_start: Tensor) -> None:
-        self.features = self.policy.encode(observation["rgb"])
+        self.features = self._encode(observation["rgb"])
         self.instruction_id = observation["instruction_id"].clone()
         self.episode_start = episode_start
+
+    def _encode(self, rgb: Tensor) -> Tensor:
+        """Features of pictures, on a CPU only of those that an action has changed (finding them makes a GPU wait)."""
+        before, self._rgb = self._rgb, rgb.clone() if rgb.device.type == "cpu" else None
+        if before is None or self._rgb is None or before.shape != rgb.shape:
+            return self.policy.encode(rgb)
+        changed = (rgb != before).flatten(1).any(1)
+        if bool(changed.all()):
+            return self.policy.encode(rgb)
+        features = self.features.clone()
+        if bool(changed.any()):
+            features[changed] = self.policy.encode(rgb[changed])
+        return features
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -204,6 +218,7 @@ class _Part:
             "instruction_id": self.instruction_id,
             "episode_start": self.episode_start,
             "random": self.random,
+            **({"rgb": self._rgb} if self._rgb is not None else {}),
         }
 
     def load_state_dict(self, saved: dict[str, Any], device: torch.device) -> None:
@@ -212,7 +227,7 @@ class _Part:
             saved[name].to(device) for name in ("features", "instruction_id", "episode_start")
         )
         self.state = {name: part.to(device) for name, part in saved["policy_state"].items()}
-        self.random = saved.get("random", {})
+        self.random, self._rgb = saved.get("random", {}), saved.get("rgb")
 
 
 def _random_state() -> State:
