@@ -1,8 +1,9 @@
 """A plain transformers implementation of the PPO update, in the original's way: what ours is measured against.
 
 Same frozen model and heads, same loss. The instruction is embedded and read again in every mini-batch, sequences are
-padded to the longest, autograd goes through transformers' own modules with `inputs_embeds`. Features and
-log-probabilities are the rollout's own, as in the original. Switches put single savings of ours into it.
+padded to the longest, autograd goes through transformers' own modules with `inputs_embeds`. Log-probabilities are the
+rollout's own, as in the original, and so are features, unless pictures are to be encoded anew. Switches put single
+savings of ours into it.
 """
 
 from __future__ import annotations
@@ -35,8 +36,9 @@ class Episode:
 
 def make_rollout(
     policy: LLaRPPolicy, texts: list[str], worlds: int, steps: int, mean_steps: float, seed: int
-) -> tuple[Rollout, list[Episode]]:
-    """A rollout of the policy on random features and rewards; episodes last `steps`, or `mean_steps` on average.
+) -> tuple[Rollout, list[Episode], Tensor]:
+    """A rollout of the policy on random pictures (given, too) and rewards; episodes last `steps`, or `mean_steps` on
+    average.
 
     `mean_steps` 0: all as long as the rollout. Else lengths are geometric, and those running at its end are cut there.
     """
@@ -47,15 +49,16 @@ def make_rollout(
     ends[-1] = True
     starts = torch.cat([torch.ones(1, worlds, dtype=torch.bool), ends[:-1]])
     ids = (starts.T.flatten().cumsum(0) - 1).view(worlds, steps).T % len(texts)  # an episode's instruction
-    shape = (steps, worlds, policy.vision.num_tokens, policy.vision.dim)
-    features = torch.randn(shape, generator=generator).half()
+    size = policy.config.image_size
+    pictures = torch.randint(0, 256, (steps, worlds, size, size, 3), generator=generator, dtype=torch.uint8)
+    features = torch.stack([policy.encode(seen) for seen in pictures])
     reward = torch.randn(steps, worlds, generator=generator)
     policy.bind_instructions(lambda i: texts[i])
-    policy.calibrate(features[0].to(policy.device))
+    policy.calibrate(features[0])
     buffer, state = RolloutBuffer(), policy.initial_state(worlds)
     none, device = torch.zeros(worlds, dtype=torch.bool), policy.device
     for t in range(steps):
-        seen = {"features": features[t].to(device), "instruction_id": ids[t].to(device)}
+        seen = {"features": features[t], "instruction_id": ids[t].to(device)}
         action, log_prob, value, state = policy.act(seen, state, starts[t].to(device))
         flags = {"terminated": none, "truncated": ends[t], "success": none, "invalid_action": none}
         buffer.add(
@@ -75,7 +78,7 @@ def make_rollout(
                 text = policy.config.prompt.replace("{instruction}", texts[int(ids[t, world])])
                 episodes.append(Episode(world, begin, t + 1, text))
                 begin = t + 1
-    return buffer.finish(features[0].to(device)), episodes
+    return buffer.finish(features[0]), episodes, pictures
 
 
 class PlainUpdate:
@@ -91,14 +94,16 @@ class PlainUpdate:
         reuse_prefix: bool = False,
         bucket: bool = False,
         weight_gradients: bool = False,
+        pictures: Tensor | None = None,
         model: Any = None,
     ):
         """`reuse_prefix`: instructions read once an update. `bucket`: no sequence is padded to more than twice its
-        length. `weight_gradients`: the model's weights get gradients too, for nothing. `model`: `load_model`'s."""
+        length. `weight_gradients`: the model's weights get gradients too, for nothing. `pictures` (T, N, H, W, 3): they
+        are encoded in every mini-batch, instead of taking the rollout's features. `model`: `load_model`'s."""
         self.policy, self.heads, self.config = policy, policy.heads, config
         self.model = load_model(policy) if model is None else model
         self.reuse_prefix, self.bucket, self.weight_gradients = reuse_prefix, bucket, weight_gradients
-        self.episodes, self.features = episodes, rollout._features
+        self.episodes, self.features, self.pictures = episodes, rollout._features, pictures
         self.data = data = rollout.data
         over = data["terminated"] | data["truncated"]
         following = torch.cat([data["value"][1:], torch.zeros_like(data["value"][:1])])
@@ -134,7 +139,7 @@ class PlainUpdate:
         return {name: total / seen for name, total in totals.items()}
 
     def _loss(self, members: list[Episode], prefixes: Any) -> tuple[Tensor, dict[str, Tensor], int]:
-        features = pad_sequence([self.features[e.begin : e.end, e.world] for e in members], batch_first=True)
+        features = pad_sequence(self.features_of(members), batch_first=True)
         steps = [e.end - e.begin for e in members]
         action = pad_sequence([self.data["action"][e.begin : e.end, e.world] for e in members], batch_first=True)
         previous = torch.cat([torch.full_like(action[:, :1], NO_ACTION), action[:, :-1]], 1)
@@ -154,6 +159,13 @@ class PlainUpdate:
             log_prob[valid], old[0], old[1], value[valid], old[2], entropy[valid], old[3], self.config
         )
         return loss, stats, sum(steps)
+
+    def features_of(self, members: list[Episode]) -> list[Tensor]:
+        """(steps, num_tokens, dim) of each; pictures are encoded together."""
+        if self.pictures is None:
+            return [self.features[e.begin : e.end, e.world] for e in members]
+        seen = torch.cat([self.pictures[e.begin : e.end, e.world] for e in members])
+        return list(self.policy.encode(seen).split([e.end - e.begin for e in members]))
 
     def _whole(self, members: list[Episode], tokens: Tensor) -> Tensor:
         """Hidden states (B, T, hidden) of each step's last token, instructions and steps in one sequence."""
