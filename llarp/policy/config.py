@@ -46,8 +46,8 @@ class PolicyConfig:
     """How many processes hold the language model together, each some heads of its attention (llarp train, with
     torchrun): for one too large for a device. They play the same worlds and count as one."""
     instruction_cache_mb: int = 0
-    """Memory for the keys and values of instructions seen lately, MB (SmolLM2: about 0.7 MB an instruction); 0: 384, on
-    a GPU a sixteenth of its memory."""
+    """Memory for the keys and values of instructions seen lately, MB (SmolLM2: about 0.7 MB an instruction); 0: 1500,
+    on a GPU a sixteenth of its memory. Cloning reads each instruction in every epoch."""
 
     def validate(self) -> None:
         """Raise UserError for settings that can not work."""

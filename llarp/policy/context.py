@@ -116,9 +116,9 @@ class InstructionCache:
 
 
 def default_cache_mb(device: torch.device) -> int:
-    """Room for the instructions of a few rollouts, without being felt beside model and worlds."""
+    """Room for the demonstrations' instructions, each read again in every epoch; memory not used is not taken."""
     if device.type != "cuda":
-        return 384
+        return 1500
     return torch.cuda.get_device_properties(device).total_memory >> 24
 
 
