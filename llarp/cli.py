@@ -194,6 +194,32 @@ def _assets(request: Request) -> dict[str, Any]:
     return {"folder": str(out), "files": sum(file.is_file() for file in out.rglob("*")), "made": "; ".join(made)}
 
 
+def _pretrain(request: Request) -> dict[str, Any]:
+    chosen = request.options
+    if request.what == "vision":
+        if chosen.vision_weights is not None or chosen.card:
+            raise UserError("vision_weights= and card= go with llarp pretrain probe; pretraining begins untrained")
+        resume, config = _run_to_train(request)
+        from .pretrain.trainer import pretrain
+        from .train import stop_on_interrupt
+
+        with stop_on_interrupt() as stop:
+            return pretrain(config, resume, stop)
+    if chosen.resume is not None:
+        raise UserError(f"resume={chosen.resume} goes with llarp pretrain vision")
+    config = request.config()
+    from .pretrain.card import add_probe, read_card
+    from .pretrain.probe import probe
+
+    weights = chosen.vision_weights or config.policy.vision_weights
+    if chosen.card:
+        read_card(Path(weights))
+    report = probe(config, weights, chosen.split)
+    if chosen.card:
+        add_probe(Path(weights), report)
+    return report
+
+
 def _doctor(request: Request) -> dict[str, Any]:
     config = request.config()
     from .doctor import examine
@@ -220,6 +246,8 @@ COMMANDS: dict[str, Command] = {
     "data": Command("episode files", options.DataOptions, _data, ("generate", "validate", "inspect", "check")),
     "assets": Command("what Habitat loads", options.AssetsOptions, _assets, ("check", "stand-ins"),
                       folder_out=("stand-ins",)),
+    "pretrain": Command("the vision model: pretrain it on rendered pictures, or probe its features",
+                        options.PretrainOptions, _pretrain, ("vision", "probe")),
     "doctor": Command("what is installed, found or missing, and how to mend it", options.DoctorOptions, _doctor),
 }  # fmt: skip
 

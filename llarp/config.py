@@ -25,6 +25,7 @@ from yaml import YAMLError
 from .envs.config import EnvConfig
 from .errors import UserError
 from .policy.config import PolicyConfig
+from .pretrain.config import PretrainConfig
 from .rl.config import BCConfig, PPOConfig, TrainConfig
 from .tasks.task import TaskConfig
 
@@ -45,6 +46,7 @@ class RunConfig:
     ppo: PPOConfig = field(default_factory=PPOConfig)
     bc: BCConfig = field(default_factory=BCConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
 
     def __post_init__(self) -> None:
         if self.seed < 0:

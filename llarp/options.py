@@ -86,5 +86,16 @@ class AssetsOptions:
 
 
 @dataclass(frozen=True)
+class PretrainOptions:
+    resume: str | None = option(None, "vision: run folder to continue; auto: the run called run_name= where it has a "
+                                      "checkpoint, else begin it")  # fmt: skip
+    vision_weights: str | None = option(None, "probe: file of weights, hub or random (default: policy.vision_weights)")
+    split: str = option("validation", "probe: what it is tested on: validation (training apartments that pretraining "
+                                      "left out), or a split in held-out apartments such as new_scenes")  # fmt: skip
+    card: bool = option(False, "probe: enter the result in the card beside the weights")
+    out: str | None = option(None, "file for the JSON result")
+
+
+@dataclass(frozen=True)
 class DoctorOptions:
     out: str | None = option(None, "file for the JSON result")

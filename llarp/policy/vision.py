@@ -26,7 +26,7 @@ class FrozenVision(nn.Module):
         """`weights`: "random", "hub" or a file. UserError for unknown names, unreadable files, impossible poolings."""
         super().__init__()
         self.name, self.weights, self.pool, self.image_size = name, weights, pool, image_size
-        self.backbone = _build(name, weights, image_size).eval().requires_grad_(False)
+        self.backbone = build_backbone(name, weights, image_size).eval().requires_grad_(False)
         self.fingerprint = fingerprint_of(self.backbone.state_dict())
         self.backbone.to(dtype)
         config = self.backbone.pretrained_cfg
@@ -105,7 +105,10 @@ class FrozenVision(nn.Module):
         self.fingerprint = fingerprint_of(tensors)
 
 
-def _build(name: str, weights: str, image_size: int) -> nn.Module:
+def build_backbone(name: str, weights: str, image_size: int, seed: int = RANDOM_SEED) -> nn.Module:
+    """A timm model without its head, float32; `seed` is of random weights, the caller's random numbers are left alone.
+
+    UserError for unknown names, sizes that cannot be, and unreadable files."""
     import timm
 
     if not timm.is_model(name):
@@ -113,7 +116,7 @@ def _build(name: str, weights: str, image_size: int) -> nn.Module:
         hint = f"; close: {', '.join(close)}" if close else ""
         raise UserError(f"policy.vision={name}: timm has no such model{hint}")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(RANDOM_SEED)
+        torch.manual_seed(seed)
         try:
             model = _create(name, weights == "hub", image_size)
         except UserError:

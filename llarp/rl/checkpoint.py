@@ -42,14 +42,14 @@ def save(path: Path, policy: Policy, trainer: dict[str, Any]) -> None:
     _check_plain(trainer, "trainer")
     unfetchable = policy.unfetchable_weights()
     if unfetchable and not (path.parent / FROZEN_FILE).exists():
-        _write(path.parent / FROZEN_FILE, {name: tensor.detach().cpu() for name, tensor in unfetchable.items()})
+        write_tree(path.parent / FROZEN_FILE, {name: tensor.detach().cpu() for name, tensor in unfetchable.items()})
     tree = {
         "format": FORMAT,
         "parameters": policy.trainable_state_dict(),
         "frozen": policy.frozen_fingerprint(),
         "trainer": trainer,
     }
-    _write(path, tree)
+    write_tree(path, tree)
 
 
 def load(path: Path, policy: Policy) -> dict[str, Any]:
@@ -57,14 +57,14 @@ def load(path: Path, policy: Policy) -> dict[str, Any]:
 
     Raises UserError for a file that is missing, damaged, no checkpoint, or of another configuration.
     """
-    tree = _read(path)
+    tree = read_tree(path)
     if not isinstance(tree, dict) or not {"format", "parameters", "frozen", "trainer"} <= tree.keys():
         raise UserError(f"{path}: is no checkpoint of llarp; give a file from the checkpoints/ folder of a run")
     if tree["format"] != FORMAT:
         raise UserError(f"{path}: has checkpoint format {tree['format']}, this version of llarp reads {FORMAT}")
     try:
         if (path.parent / FROZEN_FILE).exists():
-            policy.load_unfetchable_weights(_read(path.parent / FROZEN_FILE))
+            policy.load_unfetchable_weights(read_tree(path.parent / FROZEN_FILE))
         policy.load_trainable_state_dict(tree["parameters"])
     except UserError as error:
         raise UserError(f"{path}: {error}; use the config.yaml of the run it is from") from None
@@ -124,7 +124,8 @@ def _checkpoints(folder: Path) -> list[Path]:
     return [path for _, path in sorted(named)]
 
 
-def _write(path: Path, tree: dict[str, Any]) -> None:
+def write_tree(path: Path, tree: dict[str, Any]) -> None:
+    """Writes tensors and plain values; the path holds the old file or the whole new one. UserError: no room."""
     data = io.BytesIO()
     torch.save(tree, data)
     unfinished = path.with_suffix(".tmp")
@@ -141,7 +142,8 @@ def _write(path: Path, tree: dict[str, Any]) -> None:
         raise UserError(f"{path}: cannot be written ({error.strerror}); make room or change output_dir") from None
 
 
-def _read(path: Path) -> Any:
+def read_tree(path: Path) -> Any:
+    """What `write_tree` wrote, tensors on the CPU; UserError for a file that is missing or damaged."""
     if not path.is_file():
         raise UserError(f"{path}: there is no such checkpoint; give a file of a run's checkpoints/ folder")
     try:
