@@ -103,13 +103,16 @@ def commit() -> str:
     here = Path(__file__).parent
     try:
         git = ["git", "-C", str(here)]
-        done = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
-        if done.returncode:
-            return "unknown"
-        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=30)
+        ours, head, changed = (
+            subprocess.run([*git, *words], capture_output=True, text=True, timeout=30)
+            for words in (["ls-files", "--error-unmatch", Path(__file__).name], ["rev-parse", "HEAD"],
+                          ["status", "--porcelain", "-uno"])
+        )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return "unknown"
-    return done.stdout.strip() + ("+" if changed.stdout.strip() else "")
+    if ours.returncode or head.returncode:  # installed, perhaps inside somebody else's checkout
+        return "unknown"
+    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
 
 
 def _write(folder: Path, card: dict[str, Any], report: dict[str, Any] | None) -> None:
