@@ -110,7 +110,7 @@ class MaskedAutoencoder(_Method):
         pixels = self.pixels(shown)
         n, patches = len(pixels), self.side**2
         noise = uniform(self.seed, shown.number, torch.zeros_like(shown.number), MASK_STREAM, (patches,))
-        order = noise.argsort(1, stable=True)
+        order = noise.argsort(dim=1, stable=True)
         seen = order[:, : self.visible]
         tokens = self.embed(self.encode(pixels, seen))  # (N, prefix + visible, decoder_dim)
         prefix = self.backbone.num_prefix_tokens
