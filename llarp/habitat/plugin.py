@@ -456,6 +456,11 @@ class LanguageRearrangementTask(EmbodiedTask):
             torch.zeros_like(progress), none, none, none, progress, self.tracker.reached.sum(1)
         )
 
+    @property
+    def possible(self) -> torch.Tensor:
+        """Skills whose precondition holds in `state`, bool (1, 70)."""
+        return self._known[1]
+
     def truth(self) -> torch.Tensor:
         """The truth of every atom (1, NUM_ATOMS), by what was last read from Habitat-Sim."""
         return atoms.truth(self.state, self.settings.rules)

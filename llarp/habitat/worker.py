@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from llarp.cache import cache_dir
 from llarp.errors import UserError
 from llarp.runfolder import write_atomically
+from llarp.tasks.actions import NUM_ACTIONS
 
 from .messages import STATE_SIZE, Beginning, Told, WorkerSettings, pack, receive, send
 
@@ -39,6 +40,7 @@ class Memory:
     pixels: NDArray[np.int64]  # (56,) that each object covers
     state: NDArray[np.float64]  # (STATE_SIZE,)
     result: NDArray[np.float64]  # (8,) see RESULT
+    possible: NDArray[np.bool_]  # (70,) skills whose precondition holds
 
 
 RESULT = ("invalid", "reward", "terminated", "truncated", "success", "progress", "subgoal")
@@ -52,6 +54,7 @@ def sizes(image_size: int) -> dict[str, tuple[tuple[int, ...], Any]]:
         "pixels": ((56,), np.int64),
         "rgb": ((image_size, image_size, 3), np.uint8),
         "outside": ((OUTSIDE_SIZE, OUTSIDE_SIZE, 3), np.uint8),
+        "possible": ((NUM_ACTIONS,), np.bool_),
     }
 
 
@@ -131,6 +134,7 @@ class World:
         result = task.result
         values = (task.invalid, *(float(getattr(result, name)) for name in RESULT[1:]))
         self._memory.result[: len(RESULT)] = values
+        self._memory.possible[...] = task.possible.numpy()[0]
         pack(task.state, self._memory.state)
 
 

@@ -23,6 +23,7 @@ from llarp.errors import UserError
 from llarp.machine import cores, from_launcher
 from llarp.sim.world import MIN_PIXELS
 from llarp.tasks import semantics
+from llarp.tasks.actions import NUM_ACTIONS
 from llarp.tasks.state import WorldState
 from llarp.tasks.task import StepResult, TaskConfig
 
@@ -69,7 +70,9 @@ class HabitatWorlds:
         )  # fmt: skip
         self._gpus = visible_gpus(self.device)
         at_once = num_worlds * (2 if config.double_buffer else 1) * from_launcher().local_world_size
-        self._threads = config.render_threads or max(1, cores() // at_once)
+        threads = config.render_threads or max(1, cores() // at_once)
+        # Mesa's, beside the process's own: that one alone spares the processor the switches, where others are at work.
+        self._mesa_threads = 0 if threads == 1 and at_once > 1 else threads
         self._pool = Pool(settings, num_worlds, self._environment, self._overrides, config.worker_timeout_s)
         self.episode = torch.zeros(num_worlds, dtype=torch.int64, device=self.device)
         self.occurrence = torch.zeros_like(self.episode)
@@ -80,6 +83,7 @@ class HabitatWorlds:
         size = config.image_size
         self._rgb = np.zeros((num_worlds, size, size, 3), np.uint8)
         self._pixels = np.zeros((num_worlds, semantics.MAX_OBJECTS), np.int64)
+        self._possible = np.zeros((num_worlds, NUM_ACTIONS), bool)
         self._end: np.ndarray | None = None  # pictures at the end of the last step, before any reset
         self._results = np.zeros((num_worlds, len(RESULT)))
         self._over = np.ones(num_worlds, bool)  # no episode is running
@@ -149,7 +153,7 @@ class HabitatWorlds:
 
     def valid_actions(self) -> Tensor:
         """Skills whose precondition holds, bool (N, 70)."""
-        return semantics.valid_actions(self.state, self.rules).to(self.device)
+        return torch.from_numpy(self._possible.copy()).to(self.device)
 
     # -- looking ------------------------------------------------------------------------------------------------------
 
@@ -317,7 +321,7 @@ class HabitatWorlds:
         unpack(memory.state, self.state, i)
         self._results[i] = memory.result[: len(RESULT)]
         self._rgb[i] = memory.rgb
-        self._pixels[i] = memory.pixels
+        self._pixels[i], self._possible[i] = memory.pixels, memory.possible
         self._over[i] = bool(self._column_of(i, "terminated") or self._column_of(i, "truncated"))
         if self._over[i]:
             self._losses.pop(int(self.episode[i]), None)
@@ -333,7 +337,7 @@ class HabitatWorlds:
         return StepResult(**{name: self._column(name, kinds.get(name, torch.bool)) for name in RESULT[1:]})
 
     def _environment(self, index: int) -> dict[str, str]:
-        return {"OMP_NUM_THREADS": "1", "LP_NUM_THREADS": str(self._threads), "MAGNUM_LOG": "quiet",
+        return {"OMP_NUM_THREADS": "1", "LP_NUM_THREADS": str(self._mesa_threads), "MAGNUM_LOG": "quiet",
                 "HABITAT_SIM_LOG": "quiet", "GLOG_minloglevel": "2"}  # fmt: skip
 
     def _overrides(self, index: int) -> list[str]:

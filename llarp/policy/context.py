@@ -103,7 +103,7 @@ class InstructionCache:
         two, layers, heads, _, size = entry.shape
         have, page = len(self._pages), entry.element_size() * two * layers * heads * PAGE * size
         more = max(count, have, 0 if have else self.max_bytes // page)
-        pages = entry.new_zeros(have + more, two, layers, heads, PAGE, size)
+        pages = entry.new_empty(have + more, two, layers, heads, PAGE, size)  # memory is taken as it is written
         if have:
             pages[:have] = self._pages
         self._pages = pages
