@@ -2,22 +2,14 @@
 # Every benchmark of speed on this machine, and the tables of docs/performance.md made from them.
 #   benchmarks/all.sh [OUT=benchmarks/results] [REPEATS=3]
 # OUT gets one JSON file and one log a benchmark, machine.txt and tables.md. Let nothing else run meanwhile (half an hour
-# on two cores). Habitat is measured where it is installed. The GPU has benchmarks/gpu.sh.
+# on two cores). Habitat is measured where it is installed and LLARP_SHARED names its data. The GPU has benchmarks/gpu.sh.
 set -u
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit 1
 out=${1:-benchmarks/results}
 repeats=${2:-3}
 mkdir -p "$out"
-failed=0
-run() {  # NAME COMMAND...: its output goes to OUT/NAME.log
-    local name=$1
-    shift
-    echo "== $name: $*"
-    if ! "$@" >"$out/$name.log" 2>&1; then
-        echo "   failed, see $out/$name.log"
-        failed=1
-    fi
-}
+# shellcheck source-path=SCRIPTDIR source=run.sh
+. benchmarks/run.sh
 {
     date -u +"measured %Y-%m-%d"
     git log -1 --format="commit %h" && git diff --quiet HEAD || echo "with uncommitted changes"
@@ -38,8 +30,11 @@ for axis in worlds context backbone episodes; do
     run scaling-$axis python benchmarks/scaling.py axis=$axis repeats="$repeats" out="$out/scaling-$axis.json"
 done
 run sim-scaling python benchmarks/sim_scaling.py --out "$out/sim-scaling.json"
-if python -c "import habitat_sim" 2>/dev/null; then
-    run habitat-step python benchmarks/habitat_step.py
+shared=${LLARP_SHARED:-}
+if [ -n "$shared" ] && python -c "import habitat_sim" 2>/dev/null; then
+    files=("$shared/language_rearrangement/new_scenes.pickle" "$shared/replica_cad")
+    run habitat-step python benchmarks/habitat_step.py "${files[@]}"
+    run habitat-workers python benchmarks/habitat_workers.py "${files[@]}"
 fi
 python benchmarks/tables.py "$out" | tee "$out/tables.md"
 exit $failed

@@ -89,7 +89,7 @@ timed llarp eval policy=oracle split=all episodes=100 out="$work/oracle.json" &&
 for name in $(value "$work/oracle.json" "' '.join(d['splits'])"); do
     rate=$(value "$work/oracle.json" "d['splits']['$name']['success_rate']")
     [ "$rate" = 1.0 ] && ok=$good || ok=no
-    row "oracle on $name" "100 %" "$(awk -v r="$rate" 'BEGIN { printf "%.1f %% of 100", 100 * r }')" $ok
+    row "oracle on $name" "100 %" "$(awk -v r="$rate" 'BEGIN { printf "%.1f %% of 100", 100 * r }')" "$ok"
 done
 good=no
 timed python "$here/split_hardness.py" published="$shared/language_rearrangement" scenes="$scenes" && good=yes

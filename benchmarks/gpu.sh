@@ -5,20 +5,11 @@
 # weights are random (made here from its config: what it costs is what a trained one costs, what it learns is nothing);
 # the loop without host synchronisation. A part that fails does not stop the others; the exit code says whether any did.
 set -u
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit 1
 out=${1:-benchmarks/results-gpu}
 mkdir -p "$out"
-failed=0
-run() {  # NAME COMMAND...: its output goes to OUT/NAME.log
-    local name=$1
-    shift
-    echo "== $name: $*"
-    if ! "$@" >"$out/$name.log" 2>&1; then
-        echo "   failed, see $out/$name.log"
-        failed=1
-    fi
-    grep -E "steps_per_s|achieved|where|memory" "$out/$name.log" || tail -n 3 "$out/$name.log"
-}
+# shellcheck source-path=SCRIPTDIR source=run.sh
+. benchmarks/run.sh
 {
     nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm --format=csv
     git log -1 --format="commit %H"

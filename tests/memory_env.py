@@ -110,7 +110,12 @@ class RecurrentPolicy(Policy):
 
     @torch.no_grad()
     def act(
-        self, obs: dict[str, Any], state: State, episode_start: Tensor, deterministic: bool = False
+        self,
+        obs: dict[str, Any],
+        state: State,
+        episode_start: Tensor,
+        deterministic: bool = False,
+        generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, State]:
         features = obs["features"] if "features" in obs else self.encode(obs["rgb"])
         world = torch.arange(len(features))
@@ -122,7 +127,7 @@ class RecurrentPolicy(Policy):
         state["instruction_id"] = obs["instruction_id"].clone()
         inputs = self._inputs(obs["instruction_id"], features[:, None], previous[:, None])
         out, hidden = self.gru(inputs, state["hidden"][None].contiguous())
-        action, log_prob = sample(self.actor(out[:, 0]), deterministic)
+        action, log_prob = sample(self.actor(out[:, 0]), deterministic, generator)
         state |= {"hidden": hidden[0], "last_action": action, "length": state["length"] + 1}
         return action, log_prob, self.critic(out[:, 0])[:, 0], state
 

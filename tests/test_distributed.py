@@ -206,15 +206,15 @@ def trained(
     log: list[dict[str, float]] = []
     trainer = trainer_of(ranks, folder, total_steps, seed, log)
     continues = trainer.load(checkpoint.latest_in(folder)) if resume else None
-    steps, step, started = [0], trainer.collector.step, []
+    steps, add, started = [0], trainer.collector.buffer.add, []
 
-    def count() -> None:
+    def count(**step: Any) -> None:
         if not started:
             started.append({name: p.clone() for name, p in trainer.policy.state_dict().items()})
         steps[0] += 1
-        step()
+        add(**step)
 
-    trainer.collector.step = count  # type: ignore[method-assign]
+    trainer.collector.buffer.add = count  # type: ignore[method-assign]
     trainer.run(lambda: ranks.rank == 1 and stop_at is not None and steps[0] >= stop_at)
     timeless = [{k: v for k, v in row.items() if k not in ("wall_s", "steps_per_s")} for row in log]
     return {"log": timeless, "policy": trainer.policy.state_dict(), "started": started, "continues": continues,
@@ -262,10 +262,10 @@ def trained_with_a_slow_one(
     trainer.train = dataclasses.replace(trainer.train, preempt_share=share)
     if resume:
         assert trainer.load(checkpoint.latest_in(folder))
-    lengths, step, finish = [], trainer.collector.step, trainer.collector.finish
+    lengths, add, finish = [], trainer.collector.buffer.add, trainer.collector.finish
 
-    def slow_step() -> None:
-        step()
+    def slow_step(**step: Any) -> None:
+        add(**step)
         taken, there = len(trainer.collector.buffer), f"{folder} {trainer.updates}"
         if share and ranks.rank == 1 and taken == waits_at:
             ranks._store.add(there, 1)
@@ -279,7 +279,8 @@ def trained_with_a_slow_one(
         lengths.append(rollout.num_steps)
         return rollout
 
-    trainer.collector.step, trainer.collector.finish = slow_step, finish_and_tell  # type: ignore[method-assign]
+    trainer.collector.buffer.add = slow_step  # type: ignore[method-assign]
+    trainer.collector.finish = finish_and_tell  # type: ignore[method-assign]
     trainer.run()
     return {"lengths": lengths, "log": log, "policy": trainer.policy.state_dict(), "summary": trainer.summary()}
 

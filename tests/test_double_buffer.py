@@ -51,7 +51,7 @@ class Half(MemoryEnv):
 class Steady(RecurrentPolicy):
     """Takes the likeliest action, so that nothing depends on who draws random numbers first."""
 
-    def act(self, obs, state, episode_start, deterministic=False):
+    def act(self, obs, state, episode_start, deterministic=False, generator=None):
         return super().act(obs, state, episode_start, deterministic=True)
 
 

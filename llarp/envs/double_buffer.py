@@ -33,7 +33,7 @@ class DoubleBuffered:
             num_envs=smaller, rank=2 * rank + 1, world_size=2 * world_size, episode_set=first.episodes
         )
         self.halves = [first, second]
-        self.config, self.device, self.episodes = first.config, first.device, first.episodes
+        self.episodes = first.episodes
         self.instruction_text = first.instruction_text
 
     def upcoming_instructions(self, count: int) -> list[str]:

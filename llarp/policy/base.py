@@ -68,12 +68,18 @@ class Policy(nn.Module, ABC):
 
     @abstractmethod
     def act(
-        self, obs: dict[str, Any], state: State, episode_start: Tensor, deterministic: bool = False
+        self,
+        obs: dict[str, Any],
+        state: State,
+        episode_start: Tensor,
+        deterministic: bool = False,
+        generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, State]:
         """One step of N worlds, without gradient: action (N,), its log-probability (N,), value (N,), state.
 
         `obs` holds "rgb" uint8 (N, H, W, 3) or "features", and "instruction_id" (N,) or "instruction", N strings.
-        Rows where `episode_start` (N,) forget what was before. `deterministic` takes the likeliest action.
+        Rows where `episode_start` (N,) forget what was before. `deterministic` takes the likeliest action;
+        else `generator` draws it (default: torch's own).
         """
 
     @abstractmethod

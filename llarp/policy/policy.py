@@ -94,7 +94,7 @@ class LLaRPPolicy(Policy):
         deterministic: bool = False,
         generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, State]:
-        """One step, see `Policy.act`; `state` changes in place. `generator` draws actions (default: torch's own)."""
+        """One step, see `Policy.act`; `state` changes in place."""
         features = obs["features"] if "features" in obs else self.encode(torch.as_tensor(obs["rgb"]))
         starting = torch.as_tensor(episode_start, device=self.device).nonzero().flatten()
         if len(starting):

@@ -34,7 +34,7 @@ class FrozenVision(nn.Module):
         std = torch.tensor(config["std"])
         self.register_buffer("mean", torch.tensor(config["mean"]) / std, persistent=False)
         self.register_buffer("std", 255.0 * std, persistent=False)
-        self._choose_attention()
+        choose_attention(self.backbone, self.mean.device)
         probe = torch.zeros(1, image_size, image_size, 3, dtype=torch.uint8)
         self.num_tokens, self.dim = self.encode(probe).shape[1:]
 
@@ -44,14 +44,8 @@ class FrozenVision(nn.Module):
 
     def _apply(self, fn, recurse: bool = True) -> FrozenVision:
         super()._apply(fn, recurse)
-        self._choose_attention()
+        choose_attention(self.backbone, self.mean.device)
         return self
-
-    def _choose_attention(self) -> None:
-        """On a CPU torch's fused kernel takes longer for so few patches than two products and a softmax."""
-        for module in self.backbone.modules():
-            if hasattr(module, "fused_attn"):
-                module.fused_attn = self.mean.device.type != "cpu"
 
     @torch.no_grad()
     def encode(self, rgb: Tensor) -> Tensor:
@@ -103,6 +97,13 @@ class FrozenVision(nn.Module):
         """Take over weights that `weights_to_keep` gave."""
         self.backbone.load_state_dict(tensors)
         self.fingerprint = fingerprint_of(tensors)
+
+
+def choose_attention(model: nn.Module, device: torch.device) -> None:
+    """On a CPU torch's fused kernel takes longer for so few patches than two products and a softmax."""
+    for module in model.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = device.type != "cpu"
 
 
 def build_backbone(name: str, weights: str, image_size: int, seed: int = RANDOM_SEED) -> nn.Module:

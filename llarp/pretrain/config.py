@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llarp.errors import UserError
+from llarp.rl.config import check_range
 
 
 @dataclass(frozen=True)
@@ -33,19 +34,13 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("pictures", "batch", "decoder_dim", "decoder_depth", "log_interval", "validation_layouts"):
-            self._check(name, 1)
+            check_range(f"pretrain.{name}", getattr(self, name), 1)
         for name in ("minutes", "weight_decay", "colour_jitter", "probe_pictures", "checkpoint_minutes"):
-            self._check(name, 0)
+            check_range(f"pretrain.{name}", getattr(self, name), 0)
         for name in ("lr", "max_grad_norm"):
-            self._check(name, 1e-12)
-        self._check("object_weight", 1)
-        self._check("warmup", 0, 0.95)
-        self._check("mask", 0.05, 0.95)
+            check_range(f"pretrain.{name}", getattr(self, name), 1e-12)
+        check_range("pretrain.object_weight", self.object_weight, 1)
+        check_range("pretrain.warmup", self.warmup, 0, 0.95)
+        check_range("pretrain.mask", self.mask, 0.05, 0.95)
         if 0 < self.probe_pictures < 50:
             raise UserError(f"pretrain.probe_pictures={self.probe_pictures} is too few: give 0, or at least 50")
-
-    def _check(self, name: str, low: float, high: float = float("inf")) -> None:
-        value = getattr(self, name)
-        if not low <= value <= high:
-            span = f"at least {low:g}" if high == float("inf") else f"from {low:g} to {high:g}"
-            raise UserError(f"pretrain.{name}={value!r} is out of range: it must be {span}")

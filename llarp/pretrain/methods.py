@@ -6,6 +6,7 @@ Both wrap the timm ViT whose weights are wanted (`backbone`); their heads are th
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -53,7 +54,7 @@ def sincos_2d(dim: int, side: int) -> Tensor:
     return torch.cat([columns, rows], dim=-1).reshape(side * side, dim)
 
 
-class _Method(nn.Module):
+class _Method(nn.Module, ABC):
     """A backbone with a loss."""
 
     needs_labels = False
@@ -77,9 +78,9 @@ class _Method(nn.Module):
         x = (shown.rgb.float() / 255 * gain.view(n, 1, 1, 3) + shift.view(n, 1, 1, 3)).clamp(0, 1)
         return ((x - self.mean) / self.std).permute(0, 3, 1, 2)
 
+    @abstractmethod
     def loss(self, shown: Pictures) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of some pictures, and its parts for the log."""
-        raise NotImplementedError
 
 
 class MaskedAutoencoder(_Method):

@@ -16,6 +16,7 @@ from llarp.config import RunConfig
 from llarp.disjoint import record
 from llarp.errors import UserError
 from llarp.policy.llm import choose_dtype
+from llarp.policy.vision import choose_attention
 from llarp.progress import Progress
 from llarp.rl import checkpoint
 from llarp.runfolder import RunFolder
@@ -45,9 +46,7 @@ class Pretrainer:
         settings = self.settings
         kind = METHODS[settings.method]
         self.method = kind(config.policy.vision, config.env.image_size, settings, config.seed).to(config.device)
-        for module in self.method.modules():  # on a CPU the fused kernel takes longer for so few patches
-            if hasattr(module, "fused_attn"):
-                module.fused_attn = torch.device(config.device).type != "cpu"
+        choose_attention(self.method, torch.device(config.device))
         self.rooms = training_rooms(config)
         self.source = PictureSource(
             self.rooms, settings.batch, config.env.image_size, config.seed, labels=kind.needs_labels,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -55,21 +54,14 @@ class Collector:
 
     def step(self) -> None:
         """One action in every world."""
-        self._run(1, lambda: False)
-
-    def run(self, num_steps: int, stop: Callable[[], bool] = lambda: False) -> None:
-        """So many actions in every world, fewer once `stop()` is true; it is asked after every step."""
-        if len(self.parts) > 1:
-            self._run(num_steps, stop)
-            return
-        for _ in range(num_steps):
-            self.step()
-            if stop():
-                break
+        self.run(1)
 
     @torch.no_grad()
-    def _run(self, num_steps: int, stop: Callable[[], bool]) -> None:
-        """Every part goes its own way until all have made the same number of steps."""
+    def run(self, num_steps: int, stop: Callable[[], bool] = lambda: False) -> None:
+        """So many actions in every world, fewer once `stop()` is true; it is asked after every step.
+
+        Every part goes its own way until all have made the same number of steps.
+        """
         rows: list[list[dict[str, Tensor]]] = [[] for _ in self.parts]
         begun = [0] * len(self.parts)
         working: list[int] = []
@@ -145,23 +137,21 @@ class _Part:
         self.features = self.instruction_id = self.episode_start = torch.empty(0)  # (N, ...) of the observation at hand
         self._rgb: Tensor | None = None  # the pictures behind `features`, on a CPU
         self.begun: dict[str, Tensor] = {}  # what is known of a step before its outcome
-        self.random: State = {}  # states of its own random generators, where it has some
+        self.generator: torch.Generator | None = None  # of its actions; None: torch's own
 
     def reset(self) -> None:
+        observation, _ = self.env.reset()
         if self.ahead:
             seed = int(torch.randint(2**62, ()))
-            with torch.random.fork_rng():
-                torch.manual_seed(seed)
-                self.random = _random_state()
-        observation, _ = self.env.reset()
+            self.generator = torch.Generator(observation["rgb"].device).manual_seed(seed)
         self._look(observation, torch.ones_like(observation["instruction_id"], dtype=torch.bool))
 
     def begin(self) -> None:
         """Choose an action in every world."""
         assert self.state is not None
         seen = {"features": self.features, "instruction_id": self.instruction_id}
-        with self._own_random_numbers():
-            action, log_prob, value, self.state = self.policy.act(seen, self.state, self.episode_start)
+        acted = self.policy.act(seen, self.state, self.episode_start, generator=self.generator)
+        action, log_prob, value, self.state = acted
         chosen = {"action": action.clone(), "log_prob": log_prob.clone(), "value": value.clone()}
         self.begun = seen | {"episode_start": self.episode_start} | chosen
         if self.ahead:
@@ -180,17 +170,6 @@ class _Part:
             step["final_features"] = self.policy.encode(self.env.final_observation()["rgb"])
         self._look(observation, step["terminated"] | step["truncated"])
         return step
-
-    @contextmanager
-    def _own_random_numbers(self) -> Iterator[None]:
-        if not self.ahead:
-            yield
-            return
-        outside = _random_state()
-        _set_random_state(self.random)
-        yield
-        self.random = _random_state()
-        _set_random_state(outside)
 
     def _look(self, observation: dict[str, Tensor], episode_start: Tensor) -> None:
         self.features = self._encode(observation["rgb"])
@@ -217,7 +196,7 @@ class _Part:
             "features": self.features,
             "instruction_id": self.instruction_id,
             "episode_start": self.episode_start,
-            "random": self.random,
+            **({"generator": self.generator.get_state()} if self.generator is not None else {}),
             **({"rgb": self._rgb} if self._rgb is not None else {}),
         }
 
@@ -227,16 +206,7 @@ class _Part:
             saved[name].to(device) for name in ("features", "instruction_id", "episode_start")
         )
         self.state = {name: part.to(device) for name, part in saved["policy_state"].items()}
-        self.random, self._rgb = saved.get("random", {}), saved.get("rgb")
-
-
-def _random_state() -> State:
-    """Of torch's generators: the CPU's, and the present CUDA device's where there is one."""
-    state = {"cpu": torch.get_rng_state()}
-    return state | {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else state
-
-
-def _set_random_state(state: State) -> None:
-    torch.set_rng_state(state["cpu"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
+        self._rgb = saved.get("rgb")
+        if "generator" in saved:
+            self.generator = torch.Generator(device)
+            self.generator.set_state(saved["generator"])

@@ -8,7 +8,8 @@ from typing import Literal
 from llarp.errors import UserError
 
 
-def _check(name: str, value: float, low: float, high: float = float("inf")) -> None:
+def check_range(name: str, value: float, low: float, high: float = float("inf")) -> None:
+    """UserError naming the setting `name` unless its value lies in the range."""
     if not low <= value <= high:
         span = f"at least {low:g}" if high == float("inf") else f"from {low:g} to {high:g}"
         raise UserError(f"{name}={value!r} is out of range: it must be {span}")
@@ -39,13 +40,13 @@ class PPOConfig:
 
     def __post_init__(self) -> None:
         for name in ("num_steps", "num_epochs", "num_minibatches", "micro_batch_tokens"):
-            _check(f"ppo.{name}", getattr(self, name), 1)
+            check_range(f"ppo.{name}", getattr(self, name), 1)
         for name in ("lr", "adam_eps", "clip", "max_grad_norm", "max_log_prob_gap"):
-            _check(f"ppo.{name}", getattr(self, name), 1e-12)
+            check_range(f"ppo.{name}", getattr(self, name), 1e-12)
         for name in ("gamma", "gae_lambda", "micro_batch_fill"):
-            _check(f"ppo.{name}", getattr(self, name), 0, 1)
+            check_range(f"ppo.{name}", getattr(self, name), 0, 1)
         for name in ("clip_value", "entropy_coef", "value_coef", "target_kl"):
-            _check(f"ppo.{name}", getattr(self, name), 0)
+            check_range(f"ppo.{name}", getattr(self, name), 0)
 
 
 @dataclass(frozen=True)
@@ -69,13 +70,13 @@ class BCConfig:
 
     def __post_init__(self) -> None:
         for name in ("episodes", "epochs", "batch_tokens"):
-            _check(f"bc.{name}", getattr(self, name), 1)
+            check_range(f"bc.{name}", getattr(self, name), 1)
         for name in ("collect_minutes", "train_minutes", "weight_decay", "feature_noise"):
-            _check(f"bc.{name}", getattr(self, name), 0)
+            check_range(f"bc.{name}", getattr(self, name), 0)
         for name in ("lr", "max_grad_norm"):
-            _check(f"bc.{name}", getattr(self, name), 1e-12)
+            check_range(f"bc.{name}", getattr(self, name), 1e-12)
         for name in ("noise", "warmup", "holdout"):
-            _check(f"bc.{name}", getattr(self, name), 0, 0.95)
+            check_range(f"bc.{name}", getattr(self, name), 0, 0.95)
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("total_steps", "success_window", "checkpoint_interval", "keep_checkpoints", "critic_warmup_steps"):
-            _check(f"train.{name}", getattr(self, name), 1)
+            check_range(f"train.{name}", getattr(self, name), 1)
         for name in ("max_minutes", "eval_episodes"):
-            _check(f"train.{name}", getattr(self, name), 0)
-        _check("train.preempt_share", self.preempt_share or 0, 0, 1)
+            check_range(f"train.{name}", getattr(self, name), 0)
+        check_range("train.preempt_share", self.preempt_share or 0, 0, 1)

@@ -84,6 +84,25 @@ def _outside(t: wp.vec3, half: wp.vec3, m: wp.mat33, axis: wp.vec3) -> bool:
     return wp.dot(axis, t) > wp.abs(d[0]) * half[0] + wp.abs(d[1]) * half[1] + wp.abs(d[2]) * half[2]
 
 
+@wp.func
+def _root(edge: wp.vec3) -> float:
+    """What `_clip` multiplies by; 0 for an edge along the rows."""
+    return wp.where(edge[0] == 0.0, 0.0, -1.0 / edge[0])
+
+
+@wp.func
+def _clip(edge: wp.vec3, root: float, y: float, low: float, high: float) -> tuple[float, float]:
+    """The columns of [low, high] on the inner side of an edge in row y; high is -1 where there are none."""
+    d = edge[1] * y + edge[2]
+    if edge[0] > 0.0:
+        low = wp.max(low, d * root)
+    elif edge[0] < 0.0:
+        high = wp.min(high, d * root)
+    elif d < 0.0:
+        high = -1.0
+    return low, high
+
+
 @wp.kernel
 def draw_triangles(
     geometry: Geometry,
@@ -143,9 +162,7 @@ def draw_triangles(
             if x0 > x1 or y0 > y1:
                 continue
             e0, e1, e2 = _edge(b, c, scale, half), _edge(c, a, scale, half), _edge(a, b, scale, half)
-            r0 = wp.where(e0[0] == 0.0, 0.0, -1.0 / e0[0])
-            r1 = wp.where(e1[0] == 0.0, 0.0, -1.0 / e1[0])
-            r2 = wp.where(e2[0] == 0.0, 0.0, -1.0 / e2[0])
+            r0, r1, r2 = _root(e0), _root(e1), _root(e2)
             # inverse depth of the triangle's plane: -(normal . ray) / distance
             normal = (m @ n) * (-1.0 / distance)
             zx, zy = normal[0] * scale, -normal[1] * scale
@@ -154,25 +171,9 @@ def draw_triangles(
             for row in range(int(y0), int(y1) + 1):
                 y = float(row)
                 low, high = float(x0), float(x1)
-                d0, d1, d2 = e0[1] * y + e0[2], e1[1] * y + e1[2], e2[1] * y + e2[2]
-                if e0[0] > 0.0:
-                    low = wp.max(low, d0 * r0)
-                elif e0[0] < 0.0:
-                    high = wp.min(high, d0 * r0)
-                elif d0 < 0.0:
-                    high = -1.0
-                if e1[0] > 0.0:
-                    low = wp.max(low, d1 * r1)
-                elif e1[0] < 0.0:
-                    high = wp.min(high, d1 * r1)
-                elif d1 < 0.0:
-                    high = -1.0
-                if e2[0] > 0.0:
-                    low = wp.max(low, d2 * r2)
-                elif e2[0] < 0.0:
-                    high = wp.min(high, d2 * r2)
-                elif d2 < 0.0:
-                    high = -1.0
+                low, high = _clip(e0, r0, y, low, high)
+                low, high = _clip(e1, r1, y, low, high)
+                low, high = _clip(e2, r2, y, low, high)
                 if low <= high:
                     z = zy * y + z0
                     for column in range(int(wp.ceil(low)), int(wp.floor(high)) + 1):
