@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, fields
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from torch import Tensor
 from llarp.errors import UserError
 from llarp.tasks.actions import ACTIONS
 
+from . import hub
 from .base import NO_ACTION, Policy, SegmentBatch, State, check_same_shapes, sample
 from .config import PolicyConfig
 from .context import InstructionCache, behind, decode, default_cache_mb, new_rows, rewrite, run_parallel, start_rows
@@ -182,38 +182,22 @@ class LLaRPPolicy(Policy):
         return f"llm {self.config.llm} ({precision}) | vision {self.vision.describe()} | {super().describe()}"
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write config.json, trainable.safetensors and, where it can not be fetched again, vision.safetensors."""
-        from safetensors.torch import save_file
+        """Write a policy folder (see `hub`) that loads as exactly this policy; `llarp ship` adds where it is from."""
+        hub.write(Path(folder), self)
 
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file({k: v.cpu() for k, v in self.trainable_state_dict().items()}, folder / "trainable.safetensors")
-        if kept := self.unfetchable_weights():
-            save_file(kept, folder / "vision.safetensors")
-        description = {"config": asdict(self.config), "frozen": self.frozen_fingerprint()}
-        (folder / "config.json").write_text(json.dumps(description, indent=1) + "\n")
+    def push_to_hub(self, repo_id: str, private: bool = False) -> str:
+        """Upload the policy to the Hugging Face hub as user/name; its address. A card with results: `llarp ship`."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return hub.push(Path(folder), repo_id, private)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, device: torch.device | str = "cpu") -> LLaRPPolicy:
-        """The policy that `save_pretrained` wrote; UserError where files are missing or the frozen models differ."""
-        from safetensors.torch import load_file
-
-        folder = Path(folder)
-        try:
-            description = json.loads((folder / "config.json").read_text())
-            names = {f.name for f in fields(PolicyConfig)}
-            unknown = sorted(description["config"].keys() - names)
-            if unknown:
-                raise UserError(f"{folder}/config.json: unknown setting {unknown[0]}; it is of another version")
-            trainable = load_file(folder / "trainable.safetensors")
-            kept = load_file(folder / "vision.safetensors") if (folder / "vision.safetensors").exists() else {}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{folder}: not a policy folder that can be read ({error})") from error
-        policy = cls(PolicyConfig(**description["config"]), device)
-        if kept:
-            policy.load_unfetchable_weights(kept)
-        policy.load_trainable_state_dict(trainable)
-        for part, digest in policy.frozen_fingerprint().items():
-            if description["frozen"].get(part) != digest:
-                raise UserError(f"{folder}: trained with other weights of the frozen {part} model than those here")
+    def from_pretrained(cls, name: str | Path, device: torch.device | str = "cpu") -> LLaRPPolicy:
+        """The policy of a folder that `save_pretrained` or `llarp ship` wrote, of a name that llarp ships
+        (`hub.names()`), or of a hub id; UserError where files are missing, damaged, or the frozen models differ."""
+        folder = hub.read(hub.find(name))
+        if folder.card.get("policy_class", cls.__name__) != cls.__name__:
+            raise UserError(f"{name} is a {folder.card['policy_class']}, no {cls.__name__}")
+        policy = cls(hub.config_of(folder), device)
+        hub.fill(policy, folder)
         return policy

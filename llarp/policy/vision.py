@@ -148,9 +148,13 @@ def _create(name: str, pretrained: bool, image_size: int) -> nn.Module:
 
 
 def _load_file(model: nn.Module, weights: str) -> None:
-    path = Path(weights).expanduser()
+    from . import hub
+
+    path = hub.vision_file(weights) or Path(weights).expanduser()
     if not path.is_file():
-        raise UserError(f'policy.vision_weights={weights}: no such file; give a file, "hub" or "random"')
+        shipped = hub.listed(hub.vision_names())
+        raise UserError(f'policy.vision_weights={weights}: no such file; give a file, "hub", "random", or a name that '
+                        f"llarp ships ({shipped})")  # fmt: skip
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
