@@ -35,6 +35,7 @@ class Request:
     options: Any  # the command's options dataclass
     preset: str | None
     overrides: tuple[str, ...]
+    seed_from: str = ""  # the commit that decided the seed, where one did
 
     def config(self, run: Path | None = None, *more: str) -> RunConfig:
         """The settings: of an earlier run where one is given, else of the preset, with the overrides.
@@ -47,7 +48,8 @@ class Request:
             return config.load(self.preset, self.overrides)
         if self.preset is not None:
             raise UserError(f"config={self.preset}: settings come from {run} here; give single ones as key=value")
-        return config.load(str(run / "config.yaml"), ("device=auto", *more, *self.overrides))
+        file = run / "config.yaml" if (run / "config.yaml").is_file() else run / "config.json"  # of a policy folder
+        return config.load(str(file), ("device=auto", *more, *self.overrides))
 
 
 # -- commands ---------------------------------------------------------------------------------------------------------
@@ -79,16 +81,29 @@ def _run_to_train(request: Request) -> tuple[Path | None, RunConfig]:
 
 def _actor(request: Request) -> tuple[RunConfig, Path | None]:
     """Settings and checkpoint of a command in which somebody acts."""
-    from .runfolder import find_run
-
     chosen = request.options
     if (chosen.checkpoint is None) == (chosen.policy is None):
-        raise UserError("give either checkpoint=PATH or policy=NAME (random, oracle, explorer, sweep, zero_shot)")
+        from .policy.hub import listed, names
+
+        raise UserError("give either checkpoint=PATH or policy=NAME (random, oracle, explorer, sweep, zero_shot); "
+                        f"policies that llarp ships, for checkpoint=: {listed(names())}")  # fmt: skip
     if chosen.calibrated and chosen.policy != "zero_shot":
         raise UserError("calibrated=true goes with policy=zero_shot")
     if chosen.checkpoint is None:
         return request.config(), None
-    return request.config(find_run(chosen.checkpoint), "env.num_envs=auto"), Path(chosen.checkpoint)
+    return _settings_and_weights(request, chosen.checkpoint)
+
+
+def _settings_and_weights(request: Request, name: str) -> tuple[RunConfig, Path]:
+    """Of a run or a checkpoint, else of a policy folder given by path, shipped name or hub id."""
+    from .policy import hub
+    from .runfolder import find_run
+
+    path = Path(name)
+    if path.exists() and not (path / hub.CARD).is_file():
+        return request.config(find_run(name), "env.num_envs=auto"), path
+    folder = hub.read(hub.find(name))
+    return request.config(folder.path, "env.num_envs=auto", *folder.overrides()), folder.path
 
 
 def _eval(request: Request) -> dict[str, Any]:
@@ -220,6 +235,32 @@ def _pretrain(request: Request) -> dict[str, Any]:
     return report
 
 
+def _ship(request: Request) -> dict[str, Any]:
+    from .policy import hub
+    from .shipped import add_results, ship, ship_vision
+
+    chosen = request.options
+    if (chosen.checkpoint is None) == (chosen.vision_weights is None):
+        raise UserError("give either checkpoint=RUN or vision_weights=FILE: what to ship")
+    results, stages = ([part for part in text.split(",") if part] for text in (chosen.results, chosen.stages))
+    if chosen.checkpoint is not None and (Path(chosen.checkpoint) / hub.CARD).is_file():  # shipped before
+        folder = Path(chosen.checkpoint)
+        if chosen.out is not None or chosen.name or not (results or chosen.hub):
+            raise UserError(f"checkpoint={folder} is a policy folder already: add results=FILE or hub=user/name to it")
+        report = {"folder": str(folder), "results": len(add_results(folder, results).get("results", []))}
+    elif chosen.out is None or not chosen.name:
+        raise UserError("name=NAME and out=FOLDER are missing: what it is to be called, and where it is to be written")
+    elif chosen.vision_weights is not None:
+        return ship_vision(Path(chosen.vision_weights), Path(chosen.out), chosen.name)
+    else:
+        config, checkpoint = _settings_and_weights(request, chosen.checkpoint)
+        report = ship(config, checkpoint, Path(chosen.out), name=chosen.name, stages=stages, results=results,
+                      selected_on=chosen.selected_on, licence=chosen.licence)  # fmt: skip
+    if chosen.hub is not None:
+        report["hub"] = hub.push(Path(report["folder"]), chosen.hub, chosen.private)
+    return report
+
+
 def _doctor(request: Request) -> dict[str, Any]:
     config = request.config()
     from .doctor import examine
@@ -248,6 +289,8 @@ COMMANDS: dict[str, Command] = {
                       folder_out=("stand-ins",)),
     "pretrain": Command("the vision model: pretrain it on rendered pictures, or probe its features",
                         options.PretrainOptions, _pretrain, ("vision", "probe")),
+    "ship": Command("a trained policy as a folder to give away, with its card and manifest", options.ShipOptions, _ship,
+                    json_out=False),
     "doctor": Command("what is installed, found or missing, and how to mend it", options.DoctorOptions, _doctor),
 }  # fmt: skip
 
@@ -271,12 +314,19 @@ def parse(command: Command, words: list[str]) -> Request:
     chosen: dict[str, Any] = {}
     overrides: list[str] = []
     preset = None
+    seed_from = ""
     for word in words:
         if word.startswith("-"):
             raise UserError(f"unknown flag {word}: settings are written key=value")
         key, value = split_override(word)
         if key == "config":
             preset = value
+        elif key == "seed" and value.startswith("commit:"):
+            from .provenance import seed_of_commit, whole_commit
+
+            commit = whole_commit(value.removeprefix("commit:"))
+            overrides.append(f"seed={seed_of_commit(commit)}")
+            seed_from = f"commit {commit}"
         elif key in kinds:
             chosen[key] = parse_value(key, value, kinds[key])
         elif key in aliases:
@@ -285,7 +335,7 @@ def parse(command: Command, words: list[str]) -> Request:
             overrides.append(word)
         else:
             raise unknown_key(key, [*kinds, *aliases, *settings, "config"])
-    return Request(what, build(command.options, chosen), preset, tuple(overrides))
+    return Request(what, build(command.options, chosen), preset, tuple(overrides), seed_from)
 
 
 def main(words: list[str]) -> int:
@@ -342,6 +392,8 @@ def _main(words: list[str]) -> int:
     result = command.run(request)
     if result is None:  # another process of this job reports
         return 0
+    if request.seed_from and isinstance(result, dict) and "seed" in result:
+        result["seed_from"] = request.seed_from
     if out is not None:
         _write_result(out, result)
     for line in summary_lines(result):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,16 @@ def read(path: Path) -> Manifest:
         return Manifest.from_json(file.read_text(encoding="utf-8"))
     except (ManifestError, UnicodeDecodeError, OSError) as error:
         raise UserError(f"{file}: {error}") from None
+
+
+def merge(paths: Sequence[Path]) -> Manifest:
+    """The stages of several manifests (files or run folders), one after the other."""
+    merged = Manifest()
+    for path in paths:
+        manifest = read(path)
+        for stage, index in manifest.stages:
+            merged.add(stage, manifest.shown[index])
+    return merged
 
 
 def check_splits(config: RunConfig, manifest_path: str | None, split: str | None, episodes: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 Planner = Literal["random", "oracle", "explorer", "sweep", "zero_shot"]
 
 ALIASES = {"backend": "env.backend", "dataset": "env.dataset", "scenes": "env.scenes", "rules": "env.rules",
-           "objects": "env.objects", "robot": "env.robot"}
+           "objects": "env.objects", "robot": "env.robot", "algorithm": "train.algorithm"}
 """Short names of settings that every command takes."""
 
 
@@ -27,7 +27,8 @@ class TrainOptions:
 
 @dataclass(frozen=True)
 class _Actor:
-    checkpoint: str | None = option(None, "run folder or checkpoint whose policy acts")
+    checkpoint: str | None = option(None, "whose policy acts: run folder, checkpoint, a policy folder, the name of one "
+                                          "that llarp ships, or a hub id (user/name)")  # fmt: skip
     policy: Planner | None = option(None, "who acts instead: random, oracle, explorer, sweep or zero_shot")
     split: str = option("new_scenes", "split the episodes come from, or all")
     sample: bool = option(True, "sample actions (as the original evaluates) instead of taking the most probable")
@@ -94,6 +95,21 @@ class PretrainOptions:
                                       "left out), or a split in held-out apartments such as new_scenes")  # fmt: skip
     card: bool = option(False, "probe: enter the result in the card beside the weights")
     out: str | None = option(None, "file for the JSON result")
+
+
+@dataclass(frozen=True)
+class ShipOptions:
+    checkpoint: str | None = option(None, "run folder or checkpoint to ship, or a policy folder to add results to, or "
+                                          "to upload")  # fmt: skip
+    vision_weights: str | None = option(None, "a vision model instead: vision.safetensors of llarp pretrain vision")
+    name: str = option("", "what it is to be called")
+    out: str | None = option(None, "folder to write")
+    stages: str = option("", "earlier runs whose weights this one began with, in order: runs/A,runs/B")
+    results: str = option("", "files that llarp eval out= wrote, for the card: a.json,b.json")
+    selected_on: str = option("", "for the card: the split that checkpoint and settings were chosen on")
+    licence: str = option("Apache-2.0", "for the card")
+    hub: str | None = option(None, "also upload to the Hugging Face hub, as user/name")
+    private: bool = option(False, "hub: not for everybody")
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def run_to_continue(config: RunConfig) -> Path | None:
     path = Path(config.output_dir) / config.run_name
     if not (path / "config.yaml").is_file():
         return None
-    if any((path / "checkpoints").glob("step_*.pt")):
+    if any((path / "checkpoints").glob("*_*.pt")):
         return path
     count = 1
     while (aside := path.with_name(f"{path.name}.unfinished{count}")).exists():
@@ -73,8 +73,8 @@ def run_to_continue(config: RunConfig) -> Path | None:
 
 
 class RunFolder:
-    """`runs/NAME/`: config.yaml, manifest.json (what training was shown), metrics.jsonl, tb/, checkpoints/, videos/,
-    report.json, report.html."""
+    """`runs/NAME/`: config.yaml, manifest.json (what training was shown), starts.jsonl (by which commands),
+    metrics.jsonl, tb/, checkpoints/, videos/, report.json, report.html."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -115,7 +115,19 @@ class RunFolder:
         self.checkpoints.mkdir()
         self.videos.mkdir()
         write_atomically(self.path / "config.yaml", to_yaml(config))
+        self.note_start()
         return self
+
+    def note_start(self) -> None:
+        """Add to starts.jsonl with which command, of which commit, the run begins or goes on."""
+        from .provenance import start_line
+
+        with open(self.path / "starts.jsonl", "a", encoding="utf-8") as file:
+            file.write(to_json(start_line()) + "\n")
+
+    def starts(self) -> list[dict[str, Any]]:
+        """The lines of starts.jsonl; none where an earlier version made the run."""
+        return _json_lines(self.path / "starts.jsonl")
 
     @classmethod
     def existing(cls, path: Path | str) -> RunFolder:
@@ -137,14 +149,7 @@ class RunFolder:
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; one cut off by a crash is left out."""
-        path = self.path / "metrics.jsonl"
-        rows = []
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                continue
-        return rows
+        return _json_lines(self.path / "metrics.jsonl")
 
     def report(self) -> dict[str, Any]:
         """What report.json holds; empty where there is none yet, or one that cannot be read."""
@@ -165,6 +170,17 @@ class RunFolder:
             self._metrics.close()
             self._tensorboard.close()
             self._metrics = self._tensorboard = None
+
+
+def _json_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON-lines file, broken lines left out; none where there is no file."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return rows
 
 
 def _free_name(parent: Path) -> str:

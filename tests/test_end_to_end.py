@@ -103,7 +103,8 @@ def test_train_reports_and_leaves_a_run_folder(trained) -> None:
     for when in ("before PPO", "after PPO"):
         assert RATES <= result["evaluations"][when].keys() and result["evaluations"][when]["episodes"] == 4
     assert {p.name for p in folder.iterdir()} == {
-        "config.yaml", "manifest.json", "metrics.jsonl", "tb", "checkpoints", "videos", "report.html", "report.json"
+        "config.yaml", "manifest.json", "starts.jsonl", "metrics.jsonl", "tb", "checkpoints", "videos", "report.html",
+        "report.json",
     }  # fmt: skip
     assert json.loads((folder / "report.json").read_text()) == result
     assert [row["env_steps"] for row in rows(folder)] == [32, 64] and all(METRICS <= row.keys() for row in rows(folder))

@@ -79,7 +79,8 @@ class PlannerAgent:
 def make_agent(
     config: RunConfig, checkpoint: Path | None, policy: str | None, sample: bool = True, calibrated: bool = False
 ) -> Agent:
-    """The policy of a checkpoint (or of a run's newest one), the language model alone, or the planner named `policy`.
+    """The policy of a checkpoint, of a run's newest one or of a policy folder, the language model alone, or the planner
+    named `policy`.
 
     `sample` is for checkpoints, `calibrated` for zero_shot."""
     if policy == "zero_shot":
@@ -88,8 +89,14 @@ def make_agent(
         return ZeroShotAgent.load(config.policy.llm, config.policy.precision, config.device, calibrated)
     if checkpoint is None:
         return PlannerAgent(policy or "", config.seed)
-    from llarp.train import load_policy
+    from llarp.policy import hub
+    from llarp.train import build_policy, load_policy
 
+    if (checkpoint / hub.CARD).is_file():
+        folder = hub.read(checkpoint)
+        shipped = build_policy(config)
+        hub.fill(shipped, folder)
+        return PolicyAgent(shipped, sample)
     return PolicyAgent(load_policy(config, find_run(checkpoint) if checkpoint.is_dir() else checkpoint), sample)
 
 

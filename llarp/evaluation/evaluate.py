@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,12 +17,14 @@ from llarp.envs.config import EnvConfig
 from llarp.envs.episode_source import asset_notes, load_episodes
 from llarp.envs.vector import LanguageRearrangementVectorEnv
 from llarp.errors import UserError
+from llarp.policy.hub import weights_digest
 from llarp.progress import Progress
 from llarp.tasks.episodes import EpisodeSet
+from llarp.tasks.exposure import episode_keys
 from llarp.tasks.generator import SPLITS
 from llarp.tasks.task import TaskConfig
 
-from .agents import Agent, make_agent, open_worlds
+from .agents import Agent, PolicyAgent, make_agent, open_worlds
 from .benchmark_report import write_page
 from .failures import FAILURES, Trace, failure, goal_form
 from .gallery import Gallery
@@ -69,6 +72,16 @@ class EpisodeResults:
             reasons.append(why)
             forms.append(goal_form(episode.goal))
         self.reason, self.form = np.array(reasons, dtype=object), np.array(forms, dtype=object)
+
+    def outcomes(self, episodes: EpisodeSet) -> dict[str, Any]:
+        """Each episode's own result, and a digest of which episodes these are, for comparisons over the same ones."""
+        keys = episode_keys(episodes).astype("<u8").tobytes()
+        texts = "\n".join(episodes.instruction).encode()
+        return {
+            "episodes_sha256": hashlib.sha256(keys + texts).hexdigest(),
+            "success": self.success.astype(int).tolist(),
+            "steps": self.steps.tolist(),
+        }
 
     def summary(self, chosen: np.ndarray | None = None) -> dict[str, Any]:
         """Rates over the chosen episodes (bool (E,); default: all)."""
@@ -190,12 +203,14 @@ def evaluate(
     names = _splits(config, split)
     agent = make_agent(config, checkpoint, policy, sample, calibrated)
     rows: dict[str, Any] = {}
+    outcomes: dict[str, Any] = {}
     gallery = Gallery()
     for name, episode_set in _episode_sets(config, names, episodes):
         with Progress(len(episode_set), f"evaluate {name}", "episodes") as shown:
             rows[name], results = evaluate_split(
                 agent, config.env, config.task, episode_set, config.seed, config.device, shown.update
             )
+        outcomes[name] = results.outcomes(episode_set)
         if report is not None:
             gallery.add(name, episode_set, results)
     result: dict[str, Any] = {
@@ -207,7 +222,10 @@ def evaluate(
         "rules": config.env.rule_set,
         "policy": policy or str(checkpoint),
         "seed": config.seed,
+        "outcomes": outcomes,
     }
+    if isinstance(agent, PolicyAgent):
+        result |= {"sample": sample, "weights_sha256": weights_digest(agent.policy.trainable_state_dict())}
     if notes := asset_notes(config.env):
         result["notes"] = list(notes)
     if report is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from llarp import __version__
 from llarp.config import RunConfig
 from llarp.errors import UserError
 from llarp.policy.vision import fingerprint_of
+from llarp.provenance import commit
 from llarp.runfolder import to_json, write_atomically
 from llarp.sim.world import load_assets
 
@@ -96,23 +96,6 @@ def read_card(weights: Path) -> dict[str, Any]:
     if not isinstance(card, dict) or not isinstance(card.get("probe"), dict):
         raise UserError(f"{path} is no card of llarp pretrain vision")
     return card
-
-
-def commit() -> str:
-    """The commit of the checkout this package lies in, "+" behind it where files differ; else "unknown"."""
-    here = Path(__file__).parent
-    try:
-        git = ["git", "-C", str(here)]
-        ours, head, changed = (
-            subprocess.run([*git, *words], capture_output=True, text=True, timeout=30)
-            for words in (["ls-files", "--error-unmatch", Path(__file__).name], ["rev-parse", "HEAD"],
-                          ["status", "--porcelain", "-uno"])
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    if ours.returncode or head.returncode:  # installed, perhaps inside somebody else's checkout
-        return "unknown"
-    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
 
 
 def _write(folder: Path, card: dict[str, Any], report: dict[str, Any] | None) -> None:
