@@ -24,6 +24,7 @@ from .evaluation.agents import PolicyAgent
 from .evaluation.evaluate import evaluate_split
 from .evaluation.report import write_report
 from .evaluation.rollout_video import film
+from .policy.build import make_policy
 from .policy.llm import find_model
 from .policy.policy import LLaRPPolicy
 from .progress import Progress
@@ -48,7 +49,7 @@ def build_policy(config: RunConfig, ranks: Ranks = ALONE) -> LLaRPPolicy:
     """The policy of a run, its trainable parts drawn from the run's seed; the ranks of a team make it together."""
     torch.manual_seed(config.seed)
     settings = replace(config.policy, image_size=config.env.image_size, max_steps=config.task.max_steps)
-    return LLaRPPolicy(settings, config.device, ranks.mesh)
+    return make_policy(settings, config.device, ranks.mesh)
 
 
 def load_policy(config: RunConfig, path: Path) -> LLaRPPolicy:

@@ -69,7 +69,7 @@ def test_encoders_are_refused(tmp_path):
 
 @pytest.mark.parametrize("ignored", ["attention_mask", "position_ids", "past_key_values"])
 def test_a_model_that_ignores_what_we_give_it_is_refused(folder, monkeypatch, ignored):
-    load = llm_module._load
+    load = llm_module.read_model
 
     def load_careless(*args):
         model, tokenizer = load(*args)
@@ -77,7 +77,7 @@ def test_a_model_that_ignores_what_we_give_it_is_refused(folder, monkeypatch, ig
         monkeypatch.setattr(model, "forward", lambda **inputs: forward(**inputs | {ignored: None}))
         return model, tokenizer
 
-    monkeypatch.setattr(llm_module, "_load", load_careless)
+    monkeypatch.setattr(llm_module, "read_model", load_careless)
     monkeypatch.setattr(llm_module, "fits", lambda backbone: False)  # our decoder would take no notice of `forward`
     with pytest.raises(UserError, match="cached decoding differs|does not run with our key-value cache"):
         load_llm(str(folder), "float32")

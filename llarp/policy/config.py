@@ -3,39 +3,67 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from llarp.errors import UserError
 
 PRECISIONS = ("auto", "float32", "bfloat16")
+CHOICES = {
+    "kind": ("llarp", "lstm"),
+    "head": ("mlp", "skill_names"),
+    "llm_weights": ("pretrained", "random"),
+    "resampler": ("mlp", "perceiver"),
+    "pictures": ("camera", "blank"),
+    "precision": PRECISIONS,
+}
+Variant = Literal["frozen", "trained", "lstm"]
 
 
 @dataclass(frozen=True)
 class PolicyConfig:
     """What `LLaRPPolicy` is built from. A checkpoint can be loaded only into a policy of the same configuration."""
 
+    kind: str = "llarp"
+    """"llarp": the language model reads instruction, pictures and actions; "lstm" (a baseline): it reads the
+    instruction only, an LSTM the rest."""
     llm: str = "smollm2-135m"
     """Frozen language model: "smollm2-135m" (fetched from the package index), a Hugging Face hub id, or a folder."""
     prompt: str = "{instruction}\nThe robot picks up the"
     """What the language model reads before the first step; {instruction} stands for the episode's. Words that make it
     think of what comes next help: after these, SmolLM2 expects the object to fetch in 76 % of pick-and-place tasks."""
+    llm_weights: str = "pretrained"
+    """"pretrained", or "random" (a baseline): same shape and words, but all weights drawn anew and trained."""
+    lora_rank: int = 0
+    """Train low-rank additions of this rank to the language model's query and value maps (LoRA); 0: nothing in it."""
     vision: str = "vit_tiny_patch16_224"
     """Frozen vision model: any timm model that gives patch tokens or a feature map."""
     vision_weights: str = "random"
     """"random" (untrained, fixed seed), "hub" (timm's own, needs internet), or a .safetensors / .pth file."""
     vision_pool: str = "grid4"
     """What of the picture is kept: "cls", "mean" (of the patches), or "gridG": G x G mean-pooled patches."""
+    pictures: str = "camera"
+    """"camera", or "blank" (a baseline): one grey picture in place of every other, in training and ever after."""
     image_size: int = 128
     """Height and width of the camera pictures, pixels; follows env.image_size."""
     projector_hidden: int = 512
-    """Hidden units of the MLP from a picture's features to visual tokens."""
+    """Hidden units of the MLP from a picture's features to visual tokens, or width of the Perceiver resampler."""
+    resampler: str = "mlp"
+    """What makes visual tokens of features: "mlp", or "perceiver": learned queries that attend to a gridG's cells."""
     num_visual_tokens: int = 1
     """Tokens the language model is shown a step."""
     observe_previous_action: bool = True
     """Add a trainable embedding of the previous action to the visual tokens."""
+    head: str = "mlp"
+    """What makes logits of the last hidden state: "mlp" (the action MLP), or "skill_names": a trained projection of it
+    against the frozen embeddings of the skills' words."""
     action_hidden: int = 512
     """Hidden units of each layer of the action MLP (paper: 512)."""
     action_layers: int = 2
     """Layers of the action MLP (paper: 2)."""
+    lstm_hidden: int = 512
+    """Units of each layer of the LSTM."""
+    lstm_layers: int = 1
+    """Layers of the LSTM."""
     precision: str = "auto"
     """Numbers of the frozen parts: "float32", "bfloat16", or "auto": bfloat16 where the hardware is faster with it."""
     max_instruction_tokens: int = 64
@@ -49,19 +77,53 @@ class PolicyConfig:
     """Memory for the keys and values of instructions seen lately, MB (SmolLM2: about 0.7 MB an instruction); 0: 1500,
     on a GPU a sixteenth of its memory. Cloning reads each instruction in every epoch."""
 
+    @property
+    def variant(self) -> Variant:
+        """Which class of policy it takes (`build.py`)."""
+        if self.kind == "lstm":
+            return "lstm"
+        return "trained" if self.llm_weights == "random" or self.lora_rank else "frozen"
+
     def validate(self) -> None:
         """Raise UserError for settings that can not work."""
         sizes = ("image_size", "projector_hidden", "num_visual_tokens", "action_hidden", "action_layers",
-                 "max_instruction_tokens", "max_steps", "tensor_parallel")  # fmt: skip
+                 "lstm_hidden", "lstm_layers", "max_instruction_tokens", "max_steps", "tensor_parallel")  # fmt: skip
         for name in sizes:
             if getattr(self, name) < 1:
                 raise UserError(f"policy.{name}={getattr(self, name)}: must be at least 1")
-        if self.instruction_cache_mb < 0:
-            raise UserError(f"policy.instruction_cache_mb={self.instruction_cache_mb}: must be at least 0")
+        for name in ("instruction_cache_mb", "lora_rank"):
+            if getattr(self, name) < 0:
+                raise UserError(f"policy.{name}={getattr(self, name)}: must be at least 0")
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise UserError(f"policy.{name}={getattr(self, name)}: choose {' or '.join(choices)}")
         if "{instruction}" not in self.prompt:
             raise UserError(f"policy.prompt={self.prompt!r}: must contain {{instruction}}")
-        if self.precision not in PRECISIONS:
-            raise UserError(f"policy.precision={self.precision}: choose one of {', '.join(PRECISIONS)}")
         pool = self.vision_pool
         if pool not in ("cls", "mean") and not (pool.startswith("grid") and pool[4:].isdigit() and int(pool[4:]) > 0):
             raise UserError(f"policy.vision_pool={pool}: choose cls, mean or gridG, for example grid4")
+        self._validate_together()
+
+    def _validate_together(self) -> None:
+        """UserError for settings that do not go together."""
+        scratch, lstm = self.llm_weights == "random", self.kind == "lstm"
+        one_vector = self.resampler == "mlp" and self.num_visual_tokens == 1
+        refused = {
+            "policy.lora_rank adds to pretrained weights: leave out policy.llm_weights=random":
+                scratch and self.lora_rank,
+            "policy.head=skill_names needs words with a meaning: leave out policy.llm_weights=random":
+                scratch and self.head == "skill_names",
+            "policy.kind=lstm reads frozen text features: leave out policy.llm_weights and policy.lora_rank":
+                lstm and (scratch or self.lora_rank),
+            "policy.kind=lstm reads one vector a step: leave out policy.resampler and policy.num_visual_tokens":
+                lstm and not one_vector,
+            "policy.tensor_parallel shares a frozen language model: leave out policy.kind, llm_weights and lora_rank":
+                self.variant != "frozen" and self.tensor_parallel > 1,
+            "policy.resampler=perceiver chooses among a picture's tokens: set policy.vision_pool=gridG, such as grid8":
+                self.resampler == "perceiver" and not self.vision_pool.startswith("grid"),
+            "policy.resampler=perceiver has 8 heads: policy.projector_hidden must be a multiple of 8":
+                self.resampler == "perceiver" and self.projector_hidden % 8,
+        }  # fmt: skip
+        for why, wrong in refused.items():
+            if wrong:
+                raise UserError(why)

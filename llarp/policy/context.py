@@ -60,18 +60,17 @@ class InstructionCache:
         """Compute what `get` will be asked for, many texts in one pass, as many as there is room for."""
         self._want(list(dict.fromkeys(texts)), need=False)
 
+    def forget(self) -> None:
+        """Everything; the memory stays."""
+        self._entries.clear()
+        self._free = list(range(len(self._pages) - 1, -1, -1))
+
     def _want(self, texts: list[str], need: bool) -> None:
         for text in texts:
             if text in self._entries:
                 self._entries.move_to_end(text)
         missing = [text for text in texts if text not in self._entries]
-        ids = {text: self.llm.tokens(text) for text in missing}
-        for text, tokens in ids.items():
-            if len(tokens) > self.max_tokens:
-                raise UserError(
-                    f"the instruction {text[:40]!r}... has {len(tokens)} tokens; "
-                    f"shorten it or raise policy.max_instruction_tokens={self.max_tokens}"
-                )
+        ids = {text: tokens_of(self.llm, text, self.max_tokens) for text in missing}
         by_length = sorted(missing, key=lambda text: len(ids[text]))
         for first in range(0, len(by_length), PREFIX_BATCH):
             batch = by_length[first : first + PREFIX_BATCH]
@@ -122,6 +121,17 @@ def default_cache_mb(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).total_memory >> 24
 
 
+def tokens_of(llm: FrozenLLM, text: str, max_tokens: int) -> list[int]:
+    """Token ids of a prompt; UserError where there are more than `max_tokens`."""
+    ids = llm.tokens(text)
+    if len(ids) > max_tokens:
+        raise UserError(
+            f"the instruction {text[:40]!r}... has {len(ids)} tokens; "
+            f"shorten it or raise policy.max_instruction_tokens={max_tokens}"
+        )
+    return ids
+
+
 def pages_of(tokens: int) -> int:
     """How many pages so many tokens take."""
     return -(-tokens // PAGE)
@@ -140,11 +150,16 @@ def compute_prefixes(llm: FrozenLLM, ids: list[list[int]]) -> list[Tensor]:
         llm.decoder.forward(llm.embed(joint), pack_sequences(length, llm.dtype, llm.device), entries=new)
         both = torch.stack(new).unflatten(2, (2, -1, llm.decoder.head_size))  # (L, tokens, 2, H, D)
         return [part.permute(2, 0, 3, 1, 4).contiguous() for part in both.split(length, 1)]
-    padded = torch.zeros(len(ids), max(length), dtype=torch.int64)
+    return read_padded(llm, ids)[1]
+
+
+def read_padded(llm: FrozenLLM, ids: list[list[int]]) -> tuple[Tensor, list[Tensor]]:
+    """Last hidden states (R, longest, hidden), keys and values as `compute_prefixes` gives them, by transformers."""
+    padded = torch.zeros(len(ids), max(map(len, ids)), dtype=torch.int64)
     for row, tokens in zip(padded, ids, strict=True):
         row[: len(tokens)] = torch.tensor(tokens)
-    _, keys, values = run_parallel(llm, None, llm.embed(padded.to(llm.device)))
-    return [torch.stack([keys[:, i, :, :n], values[:, i, :, :n]]) for i, n in enumerate(length)]
+    hidden, keys, values = run_parallel(llm, None, llm.embed(padded.to(llm.device)))
+    return hidden, [torch.stack([keys[:, i, :, : len(x)], values[:, i, :, : len(x)]]) for i, x in enumerate(ids)]
 
 
 def pack(entries: list[Tensor], index: list[int]) -> Prefixes:

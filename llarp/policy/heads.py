@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from llarp.tasks.actions import NUM_ACTIONS
 
 from .config import PolicyConfig
+from .resampler import PerceiverResampler
+from .skill_names import SkillNames, word_directions
 
 FEATURE_LIMIT = 8.0  # standard deviations; what lies farther out tells no more
 
@@ -43,8 +45,6 @@ class Standardize(nn.Module):
 
 VISUAL_SHARE = 0.5
 """Length at which the picture's part of a visual token begins, as a share of a word embedding's."""
-WORD_SCALE = 0.5
-"""Length of the action head's rows at the beginning; logits then spread over about half a unit."""
 
 
 class Heads(nn.Module):
@@ -73,28 +73,26 @@ class Heads(nn.Module):
         with torch.no_grad():
             last_norm.weight.fill_(VISUAL_SHARE * token_norm / hidden**0.5)
             last_norm.bias.copy_(noun_cue)
-        self.projector = nn.Sequential(
-            nn.Flatten(-2),
-            nn.LayerNorm(num_tokens * dim),
-            nn.Linear(num_tokens * dim, config.projector_hidden),
-            nn.GELU(),
-            nn.Linear(config.projector_hidden, config.num_visual_tokens * hidden),
-            nn.Unflatten(-1, (config.num_visual_tokens, hidden)),
-            last_norm,
-        )
+        if config.resampler == "perceiver":
+            count, width = config.num_visual_tokens, config.projector_hidden
+            self.projector = nn.Sequential(PerceiverResampler(num_tokens, dim, count, width, hidden), last_norm)
+        else:
+            self.projector = nn.Sequential(
+                *picture_mlp(config, num_tokens, dim, config.num_visual_tokens * hidden),
+                nn.Unflatten(-1, (config.num_visual_tokens, hidden)),
+                last_norm,
+            )
         self.previous_action: nn.Embedding | None = None
         if config.observe_previous_action:
             none = action_embeddings.new_zeros(1, hidden)
             self.previous_action = nn.Embedding.from_pretrained(torch.cat([action_embeddings, none]), freeze=False)
-        width = config.action_hidden
-        layers: list[nn.Module] = [nn.LayerNorm(hidden)]
-        for i in range(config.action_layers):
-            layers += [nn.Linear(width if i else hidden, width), nn.LayerNorm(width), nn.ReLU()]
-        self.trunk = nn.Sequential(*layers)
-        self.actor = nn.Linear(width, NUM_ACTIONS)
-        self.critic = nn.Linear(width, 1)
+        self.trunk = action_mlp(config, hidden)
+        named = config.head == "skill_names"
+        self.actor = SkillNames(hidden, action_embeddings) if named else nn.Linear(config.action_hidden, NUM_ACTIONS)
+        self.critic = nn.Linear(config.action_hidden, 1)
         nn.init.zeros_(self.critic.bias)
-        begin_as_word_scores(self.trunk, self.actor, action_embeddings)
+        if isinstance(self.actor, nn.Linear):
+            begin_as_word_scores(self.trunk, self.actor, action_embeddings)
 
     def visual_tokens(self, features: Tensor, previous_action: Tensor) -> Tensor:
         """Tokens (..., K, hidden) of features (..., num_tokens, dim) and the actions (...) that led there."""
@@ -105,8 +103,29 @@ class Heads(nn.Module):
 
     def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (..., 70) and values (...) from the language model's last hidden states (..., hidden)."""
-        trunk = self.trunk(hidden.float())
-        return self.actor(trunk), self.critic(trunk)[..., 0]
+        hidden = hidden.float()
+        trunk = self.trunk(hidden)
+        return self.actor(hidden if isinstance(self.actor, SkillNames) else trunk), self.critic(trunk)[..., 0]
+
+
+def picture_mlp(config: PolicyConfig, num_tokens: int, dim: int, out: int) -> list[nn.Module]:
+    """Layers from features (..., num_tokens, dim) to (..., out)."""
+    return [
+        nn.Flatten(-2),
+        nn.LayerNorm(num_tokens * dim),
+        nn.Linear(num_tokens * dim, config.projector_hidden),
+        nn.GELU(),
+        nn.Linear(config.projector_hidden, out),
+    ]
+
+
+def action_mlp(config: PolicyConfig, width: int) -> nn.Sequential:
+    """The action MLP without its last layer, (..., width) to (..., action_hidden)."""
+    layers: list[nn.Module] = [nn.LayerNorm(width)]
+    for _ in range(config.action_layers):
+        layers += [nn.Linear(width, config.action_hidden), nn.LayerNorm(config.action_hidden), nn.ReLU()]
+        width = config.action_hidden
+    return nn.Sequential(*layers)
 
 
 @torch.no_grad()
@@ -127,8 +146,6 @@ def begin_as_word_scores(trunk: nn.Sequential, actor: nn.Linear, words: Tensor) 
             layer.bias.zero_()
             layer.weight[: 2 * half, : read.shape[1]] = torch.cat([read, -read])
             read = whole
-    fit = words - words.mean(0)
-    fit = WORD_SCALE * fit / fit.norm(dim=1, keepdim=True).clamp_min(1e-6)
     actor.weight.zero_()
-    actor.weight[:, : 2 * half] = fit @ turn.T @ whole
+    actor.weight[:, : 2 * half] = word_directions(words) @ turn.T @ whole
     actor.bias.zero_()

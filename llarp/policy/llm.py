@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.15, torch.float16: 0.05}
 
 
 class FrozenLLM(nn.Module):
-    """A decoder-only transformer whose weights never change; texts and embeddings in, last hidden states out.
+    """A frozen decoder-only transformer; texts and embeddings in, last hidden states out.
 
     With a `mesh` of several ranks each holds a part (`tensor_parallel`), and all make the same calls.
     """
@@ -34,9 +34,9 @@ class FrozenLLM(nn.Module):
     def __init__(self, backbone: nn.Module, tokenizer, name: str, folder: Path, mesh: DeviceMesh | None = None):
         super().__init__()
         self.mesh = mesh
-        self.backbone = backbone.eval().requires_grad_(False)
+        self.backbone = backbone.eval()
         self.tokenizer, self.name, self.folder = tokenizer, name, folder
-        table = self.embedding_table()
+        table = self.embedding_table().detach()
         self.hidden_size: int = table.shape[1]
         self.num_layers: int = backbone.config.num_hidden_layers
         self.token_norm = float(table.float().norm(dim=-1).mean())
@@ -83,6 +83,7 @@ class FrozenLLM(nn.Module):
         """Embeddings (..., hidden) of token ids, as the model's own input layer makes them."""
         return self.backbone.get_input_embeddings()(ids)
 
+    @torch.no_grad()
     def word_embeddings(self, texts: list[str]) -> Tensor:
         """Mean embedding of each text's tokens (begin token left out), float32 (len(texts), hidden)."""
         ids = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
@@ -100,7 +101,7 @@ class FrozenLLM(nn.Module):
         if self.grouped_attention:
             config._attn_implementation = attention.NAME
         try:
-            output = self.backbone(
+            output = self.call_backbone(
                 inputs_embeds=embeds.to(self.dtype),
                 position_ids=positions,
                 attention_mask=mask,
@@ -111,9 +112,13 @@ class FrozenLLM(nn.Module):
             config._attn_implementation = own
         return output.last_hidden_state
 
+    def call_backbone(self, **inputs: Any) -> Any:
+        """transformers' own forward."""
+        return self.backbone(**inputs)
+
     def run_uncached(self, embeds: Tensor) -> Tensor:
         """Last hidden states of whole sequences (B, S, hidden), by the model's own forward with nothing of ours."""
-        return self.backbone(inputs_embeds=embeds.to(self.dtype), use_cache=False).last_hidden_state
+        return self.call_backbone(inputs_embeds=embeds.to(self.dtype), use_cache=False).last_hidden_state
 
     def fingerprint(self) -> str:
         """sha256 of the weight files, as they lie on the disk."""
@@ -149,8 +154,12 @@ def load_llm(
     """
     device = torch.device(device)
     folder = find_model(name)
-    backbone, tokenizer = _load(name, folder, choose_dtype(precision, device), device, mesh)
-    llm = FrozenLLM(backbone, tokenizer, name, folder, mesh)
+    backbone, tokenizer = read_model(name, folder, choose_dtype(precision, device), device, mesh)
+    return checked(FrozenLLM(backbone, tokenizer, name, folder, mesh))
+
+
+def checked(llm: FrozenLLM) -> Any:
+    """The model, set to compute in the fastest way in which its results are right; UserError where there is none."""
     why = _failure(llm)
     if why and llm.decoder is not None:
         llm.decoder = None
@@ -159,7 +168,7 @@ def load_llm(
         llm.grouped_attention = False  # its own attention does more than ours
         why = _failure(llm)
     if why:
-        raise UserError(_refusal(name, why))
+        raise UserError(_refusal(llm.name, why))
     return llm
 
 
@@ -208,7 +217,18 @@ def find_model(name: str) -> Path:
         raise missing from error
 
 
-def _load(name: str, folder: Path, dtype: torch.dtype, device: torch.device, mesh: DeviceMesh | None):
+def read_model(
+    name: str,
+    folder: Path,
+    dtype: torch.dtype,
+    device: torch.device,
+    mesh: DeviceMesh | None = None,
+    draw: bool = False,
+) -> tuple[Any, Any]:
+    """A frozen model without its output layer, and its tokenizer; to `draw` its weights: anew, from torch's generator.
+
+    UserError for what cannot be loaded.
+    """
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
     try:
@@ -217,7 +237,10 @@ def _load(name: str, folder: Path, dtype: torch.dtype, device: torch.device, mes
             if config.is_encoder_decoder:
                 raise UserError(_refusal(name, "it is an encoder-decoder model"))
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            model = AutoModel.from_pretrained(folder, dtype=dtype, local_files_only=True)  # without output layer
+            if draw:
+                model = AutoModel.from_config(config, dtype=dtype)
+            else:
+                model = AutoModel.from_pretrained(folder, dtype=dtype, local_files_only=True)  # without output layer
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"policy.llm={name}: {folder} can not be loaded ({reason})") from error
@@ -225,7 +248,7 @@ def _load(name: str, folder: Path, dtype: torch.dtype, device: torch.device, mes
         from .tensor_parallel import cut
 
         cut(model, mesh)
-    return model.to(device), tokenizer
+    return model.requires_grad_(False).to(device), tokenizer
 
 
 @contextmanager

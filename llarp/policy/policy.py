@@ -14,14 +14,17 @@ from llarp.tasks.actions import ACTIONS
 
 from . import hub
 from .base import NO_ACTION, Policy, SegmentBatch, State, check_same_shapes, sample
-from .config import PolicyConfig
+from .config import PolicyConfig, Variant
 from .context import InstructionCache, behind, decode, default_cache_mb, new_rows, rewrite, run_parallel, start_rows
 from .heads import Heads
-from .llm import choose_dtype, load_llm
+from .llm import FrozenLLM, choose_dtype, load_llm
 from .vision import FrozenVision
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
+
+BLANK = 128
+"""Grey of every pixel of a blank picture, of 255."""
 
 
 class LLaRPPolicy(Policy):
@@ -32,6 +35,9 @@ class LLaRPPolicy(Policy):
     (N, max_steps + 1), the entry after the last step being the action just taken.
     """
 
+    variant: Variant = "frozen"
+    """The settings this class is for; `build.make_policy` chooses."""
+
     def __init__(self, config: PolicyConfig, device: torch.device | str = "cpu", mesh: DeviceMesh | None = None):
         """Loads the frozen models (errors: `load_llm`, `FrozenVision`); trainable parts from torch's generator.
 
@@ -39,18 +45,31 @@ class LLaRPPolicy(Policy):
         """
         super().__init__()
         config.validate()
+        if config.variant != self.variant:
+            raise UserError(f"{type(self).__name__} is for other settings; llarp.policy.build.make_policy chooses")
         self.config = config
         device = torch.device(device)
         dtype = choose_dtype(config.precision, device)
-        self.llm = load_llm(config.llm, config.precision, device, mesh)
+        self.llm = self._load_llm(device, mesh)
         vision = FrozenVision(config.vision, config.vision_weights, config.vision_pool, config.image_size, dtype)
         self.vision = vision
         words = self.llm.word_embeddings([action.words for action in ACTIONS]).cpu()
-        cue = self.llm.word_embeddings([" the"])[0].cpu()
-        self.heads = Heads(config, vision.num_tokens, vision.dim, self.llm.hidden_size, self.llm.token_norm, cue, words)
+        self.heads = self._make_heads(words)
         self.to(device)
-        cache_mb = config.instruction_cache_mb or default_cache_mb(device)
-        self.instructions = InstructionCache(self.llm, config.max_instruction_tokens, cache_mb << 20)
+        self.instructions = self._make_cache((config.instruction_cache_mb or default_cache_mb(device)) << 20)
+
+    def _load_llm(self, device: torch.device, mesh: DeviceMesh | None) -> FrozenLLM:
+        return load_llm(self.config.llm, self.config.precision, device, mesh)
+
+    def _make_heads(self, words: Tensor) -> Any:
+        """What is trained around the frozen models; `words` (70, hidden): mean embeddings of the skills' words."""
+        llm, vision = self.llm, self.vision
+        cue = llm.word_embeddings([" the"])[0].cpu()
+        return Heads(self.config, vision.num_tokens, vision.dim, llm.hidden_size, llm.token_norm, cue, words)
+
+    def _make_cache(self, max_bytes: int) -> Any:
+        """What keeps what the language model makes of instructions."""
+        return InstructionCache(self.llm, self.config.max_instruction_tokens, max_bytes)
 
     @property
     def pads(self) -> bool:  # type: ignore[override]
@@ -64,6 +83,8 @@ class LLaRPPolicy(Policy):
 
     def encode(self, rgb: Tensor) -> Tensor:
         """Frozen features float16 (N, num_tokens, dim) of pictures uint8 (N, H, W, 3)."""
+        if self.config.pictures == "blank":  # what is shown is not looked at
+            return self.vision.encode(torch.full_like(rgb[:1], BLANK)).expand(len(rgb), -1, -1)
         return self.vision.encode(rgb)
 
     def calibrate(self, features: Tensor) -> None:
@@ -195,9 +216,13 @@ class LLaRPPolicy(Policy):
     def from_pretrained(cls, name: str | Path, device: torch.device | str = "cpu") -> LLaRPPolicy:
         """The policy of a folder that `save_pretrained` or `llarp ship` wrote, of a name that llarp ships
         (`hub.names()`), or of a hub id; UserError where files are missing, damaged, or the frozen models differ."""
+        from .build import make_policy
+
         folder = hub.read(hub.find(name))
-        if folder.card.get("policy_class", cls.__name__) != cls.__name__:
-            raise UserError(f"{name} is a {folder.card['policy_class']}, no {cls.__name__}")
-        policy = cls(hub.config_of(folder), device)
+        config = hub.config_of(folder)
+        policy = make_policy(config, device) if cls is LLaRPPolicy else cls(config, device)
+        kind = type(policy).__name__
+        if folder.card.get("policy_class", kind) != kind:
+            raise UserError(f"{name} is a {folder.card['policy_class']}, no {kind}")
         hub.fill(policy, folder)
         return policy

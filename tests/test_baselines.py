@@ -1,0 +1,272 @@
+"""Baselines beside the frozen LLaRP policy: they act as they are trained, train what they say, and can be saved."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from test_policy import AFTER, NUM_ENVS, TEXTS, Rollout, roll_out
+from tiny_llm import make_tiny_llm
+from torch import Tensor
+
+from llarp.errors import UserError
+from llarp.policy.base import NO_ACTION, Policy
+from llarp.policy.build import make_policy
+from llarp.policy.config import PolicyConfig
+from llarp.policy.policy import LLaRPPolicy
+from llarp.rl import checkpoint
+from llarp.rl.update import trainable_parameters
+from llarp.tasks.actions import ACTIONS
+
+BASELINES = {
+    "skill_names": {"head": "skill_names"},
+    "lstm": {"kind": "lstm", "lstm_hidden": 24, "lstm_layers": 2},
+    "lstm_skill_names": {"kind": "lstm", "lstm_hidden": 24, "head": "skill_names"},
+    "scratch": {"llm_weights": "random"},
+    "lora": {"lora_rank": 3},
+    "lora_skill_names": {"lora_rank": 3, "head": "skill_names", "num_visual_tokens": 2},
+    "perceiver": {"resampler": "perceiver", "num_visual_tokens": 3},
+    "blank": {"pictures": "blank"},
+}
+TRAINED_LLM = ("scratch", "lora", "lora_skill_names")
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    llm = make_tiny_llm(tmp_path_factory.mktemp("llm"))
+    return PolicyConfig(llm=str(llm), vision="test_vit", vision_pool="grid2", image_size=32, precision="float32",
+                        projector_hidden=32, action_hidden=32, max_steps=12)  # fmt: skip
+
+
+def build(config: PolicyConfig, name: str = "", **settings) -> LLaRPPolicy:
+    """A policy whose actions depend on everything it knows, as if it had been trained."""
+    torch.manual_seed(0)
+    policy = make_policy(replace(config, **(BASELINES[name] if name else {}), **settings))
+    policy.bind_instructions(TEXTS.__getitem__)
+    policy.calibrate(policy.encode(torch.randint(256, (64, 32, 32, 3), dtype=torch.uint8)))
+    disturb(policy)
+    return policy
+
+
+@torch.no_grad()
+def disturb(policy: Policy) -> None:
+    """Move every trained weight a good deal, in place, as an optimiser does."""
+    for parameter in trainable_parameters(policy):
+        parameter.add_(0.1 * torch.randn_like(parameter))
+    policy.heads.actor.load_state_dict({n: 5 * p for n, p in policy.heads.actor.state_dict().items()})
+
+
+def agreement(policy: LLaRPPolicy, rollout: Rollout) -> None:
+    """The rollout's log-probabilities and values are those of whole segments, with and without gradient."""
+    batch = rollout.batch
+    with torch.no_grad():
+        without = policy.evaluate_segments(batch)
+    for log_prob, entropy, value in (without, policy.evaluate_segments(batch)):
+        assert entropy[batch.valid].mean() < 4.2  # of ln 70 = 4.25
+        torch.testing.assert_close(log_prob.detach(), rollout.log_prob, atol=1e-4, rtol=0)
+        torch.testing.assert_close(value.detach(), rollout.value, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_acts_as_it_is_trained(config, name):
+    policy = build(config, name)
+    rollout = roll_out(policy)
+    assert len(rollout.batch.valid) > NUM_ENVS and rollout.batch.valid.sum(1).unique().numel() > 2
+    agreement(policy, rollout)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_gradients_reach_what_is_trained_and_nothing_else(config, name):
+    policy = build(config, name)
+    batch = roll_out(policy).batch
+    log_prob, entropy, value = policy.evaluate_segments(batch)
+    policy.zero_grad()
+    (log_prob.sum() + entropy.sum() + value.sum()).backward()
+    nothing_seen = ("heads.projector.1.weight",) if name == "blank" else ()
+    for name_, parameter in policy.named_parameters():
+        if name_ in nothing_seen:
+            assert parameter.grad.abs().sum() == 0  # a picture like every other is zero when standardised
+        elif parameter.requires_grad:
+            assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name_
+        else:
+            assert parameter.grad is None, name_
+    of_llm = {n for n, p in policy.llm.named_parameters() if p.requires_grad}
+    if name == "scratch":
+        assert of_llm == {n for n, _ in policy.llm.named_parameters()}
+    elif name in TRAINED_LLM:
+        assert len(of_llm) == 2 * 2 * 2  # layers, query and value, down and up
+        assert all(n.endswith(("q_proj.down", "q_proj.up", "v_proj.down", "v_proj.up")) for n in of_llm)
+    else:
+        assert not of_llm
+    assert not any(p.requires_grad for p in policy.vision.parameters())
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_running_episodes_follow_an_update(config, name):
+    """After the weights change, a refreshed state is the one they would have made: the next step agrees."""
+    policy = build(config, name)
+    rollout = roll_out(policy)
+    going = rollout.running
+    disturb(policy)
+    state = policy.refresh_state(rollout.state)
+    features = policy.encode(torch.randint(256, (NUM_ENVS, 32, 32, 3), dtype=torch.uint8))
+    ids = rollout.batch.instruction_id[going]
+    lengths = rollout.batch.valid.sum(1)[going]
+    rows = torch.arange(NUM_ENVS)
+    previous = rollout.batch.action[going, lengths - 1]
+    action, log_prob, value, _ = policy.act({"features": features, "instruction_id": ids}, state, rows < 0)
+    longer = {name: torch.nn.functional.pad(x[going], (0,) * (2 * x.ndim - 3) + (1,))
+              for name, x in vars(rollout.batch).items() if name != "instruction_id"}  # fmt: skip
+    longer["features"][rows, lengths], longer["previous_action"][rows, lengths] = features, previous
+    longer["action"][rows, lengths], longer["valid"][rows, lengths] = action, True
+    wanted, _, wanted_value = policy.evaluate_segments(type(rollout.batch)(ids, **longer))
+    torch.testing.assert_close(log_prob, wanted[rows, lengths].detach(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(value, wanted_value[rows, lengths].detach(), atol=1e-4, rtol=1e-5)
+    agreement(policy, roll_out(policy, seed=2))  # and no instruction is read as it was before
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_checkpoints_and_folders(config, name, tmp_path):
+    policy = build(config, name)
+    batch = roll_out(policy).batch
+    wanted = policy.action_logits(batch)
+    checkpoint.save(tmp_path / "step_1.pt", policy, {})
+    policy.save_pretrained(tmp_path / "folder")
+    torch.manual_seed(99)
+    again = make_policy(policy.config)
+    checkpoint.load(tmp_path / "step_1.pt", again)
+    loaded = LLaRPPolicy.from_pretrained(tmp_path / "folder")
+    for other in (again, loaded):
+        assert type(other) is type(policy)
+        other.bind_instructions(TEXTS.__getitem__)
+        for ours, theirs in zip(wanted, other.action_logits(batch), strict=True):
+            torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    if name != "blank":
+        with pytest.raises(UserError, match="configuration"):
+            checkpoint.load(tmp_path / "step_1.pt", make_policy(replace(config, num_visual_tokens=4)))
+
+
+def test_they_learn_to_name_what_they_are_told(config):
+    """A few steps of cloning: the instruction decides, and each policy fits it."""
+    for name in BASELINES:
+        torch.manual_seed(1)
+        policy = make_policy(replace(config, **BASELINES[name]))
+        policy.bind_instructions(TEXTS.__getitem__)
+        batch = roll_out(policy).batch
+        batch.action = (7 * batch.instruction_id)[:, None].expand_as(batch.action).contiguous()
+        batch.previous_action.fill_(NO_ACTION)
+        optimizer = torch.optim.Adam(trainable_parameters(policy), lr=3e-3)
+        losses = []
+        for _ in range(90):
+            logits, _ = policy.action_logits(batch)
+            loss = torch.nn.functional.cross_entropy(logits[batch.valid], batch.action[batch.valid])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(float(loss.detach()))
+        assert losses[0] > 3.0 and losses[-1] < 0.4, (name, losses[0], losses[-1])
+
+
+def test_skill_names_score_words_at_first(config):
+    """Before training a hidden state that is a skill's words says that skill; the words themselves are not trained."""
+    torch.manual_seed(0)
+    policy = make_policy(replace(config, head="skill_names"))
+    words = policy.llm.word_embeddings([action.words for action in ACTIONS])
+    logits, _ = policy.heads(words - words.mean(0))
+    assert (logits.argmax(-1) == torch.arange(len(ACTIONS))).float().mean() > 0.95
+    assert "actor.directions" not in policy.trainable_state_dict()
+    assert not policy.heads.actor.directions.requires_grad
+
+
+def test_lora_begins_as_the_frozen_model(config):
+    frozen, lora = (make_policy(replace(config, lora_rank=rank)) for rank in (0, 4))
+    ids = torch.tensor([frozen.llm.tokens(TEXTS[1])])
+    torch.testing.assert_close(lora.llm.run_uncached(lora.llm.embed(ids)).detach(),
+                               frozen.llm.run_uncached(frozen.llm.embed(ids)), atol=1e-5, rtol=1e-5)  # fmt: skip
+    assert lora.frozen_fingerprint() == frozen.frozen_fingerprint()
+    assert "LoRA of rank 4" in lora.describe()
+
+
+def test_from_scratch_has_nothing_of_the_pretrained_weights(config):
+    torch.manual_seed(3)
+    scratch = make_policy(replace(config, llm_weights="random"))
+    torch.manual_seed(4)
+    other = make_policy(replace(config, llm_weights="random"))
+    pretrained = make_policy(config)
+    tables = [p.llm.embedding_table().detach() for p in (scratch, other, pretrained)]
+    assert not torch.equal(tables[0], tables[1]) and not torch.equal(tables[0], tables[2])
+    assert scratch.count_parameters()[1] == sum(p.numel() for p in scratch.vision.parameters())
+    assert list(scratch.frozen_fingerprint()) == ["vision"] and "random weights, all trained" in scratch.describe()
+
+
+def test_trained_weights_stay_float32_where_it_computes_in_bfloat16(config):
+    for name in ("scratch", "lora"):
+        policy = build(config, name, precision="bfloat16")
+        assert all(p.dtype == torch.float32 for p in trainable_parameters(policy))
+        rollout = roll_out(policy)
+        assert rollout.state["keys"].dtype == torch.bfloat16
+        log_prob, _, _ = policy.evaluate_segments(rollout.batch)
+        gap = (log_prob.detach() - rollout.log_prob).abs()[rollout.batch.valid]
+        assert gap.mean() < 0.3
+        log_prob.sum().backward()
+        assert all(p.grad.dtype == torch.float32 and p.grad.abs().sum() > 0 for p in policy.llm.trained().values())
+        before = policy.evaluate_segments(rollout.batch)[0].detach()
+        disturb(policy)
+        with torch.no_grad():  # rounded anew
+            assert not torch.equal(policy.evaluate_segments(rollout.batch)[0], before)
+
+
+def test_blank_pictures_are_all_alike(config):
+    policy = build(config, "blank")
+    rgb = torch.randint(256, (3, 32, 32, 3), dtype=torch.uint8)
+    features = policy.encode(rgb)
+    grey = policy.vision.encode(torch.full((1, 32, 32, 3), 128, dtype=torch.uint8))
+    assert torch.equal(features, grey.expand(3, -1, -1))
+    seeing = build(config)
+    assert not torch.equal(seeing.encode(rgb)[0], seeing.encode(rgb)[1])
+
+
+def test_an_instruction_too_long_is_told(config):
+    for name in ("lstm", "scratch"):
+        policy = build(config, name)
+        features = policy.encode(torch.zeros(1, 32, 32, 3, dtype=torch.uint8))
+        obs = {"features": features, "instruction": ["apple " * 80]}
+        with pytest.raises(UserError, match="max_instruction_tokens=64"):
+            policy.act(obs, policy.initial_state(1), torch.tensor([True]))
+
+
+def test_text_features_do_not_depend_on_company(config):
+    policy = build(config, "lstm")
+    together = policy.instructions.get([text + AFTER for text in TEXTS])
+    for text, row in zip(TEXTS, together, strict=True):
+        other = build(config, "lstm")
+        torch.testing.assert_close(other.instructions.get([text + AFTER])[0], row, atol=1e-5, rtol=1e-5)
+    policy.instructions.max_texts = 2
+    kept: Tensor = policy.instructions.get(["a", "b", "c"])
+    assert len(kept) == 3 and len(policy.instructions.get(["d"])) == 1 and len(policy.instructions._features) == 2
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"kind": "gru"},
+        {"head": "words"},
+        {"lora_rank": -1},
+        {"llm_weights": "random", "lora_rank": 4},
+        {"llm_weights": "random", "head": "skill_names"},
+        {"kind": "lstm", "lora_rank": 4},
+        {"kind": "lstm", "num_visual_tokens": 2},
+        {"lora_rank": 4, "tensor_parallel": 2},
+        {"resampler": "perceiver", "vision_pool": "mean"},
+        {"resampler": "perceiver", "projector_hidden": 20},
+    ],
+)
+def test_what_cannot_be_is_refused(config, wrong):
+    with pytest.raises(UserError, match=r"policy\.\w+=|policy\.\w+ "):
+        make_policy(replace(config, **wrong))
+
+
+def test_the_class_fits_the_settings(config):
+    with pytest.raises(UserError, match="make_policy"):
+        LLaRPPolicy(replace(config, kind="lstm"))
