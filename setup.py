@@ -20,7 +20,8 @@ setup(
     python_requires=">=3.11,<3.13",
     packages=[*find_packages(include=["llarp", "llarp.*"]), "llarp.tasks", "llarp.habitat_configs"],
     package_dir={"llarp": "llarp", "llarp.tasks": "tasks", "llarp.habitat_configs": "habitat_configs"},
-    package_data={"llarp": ["py.typed", "pretrained/*", "pretrained/*/*"], "llarp.habitat_configs": ["*.yaml", "habitat_lab/**/*.yaml"]},
+    package_data={"llarp": ["py.typed", "pretrained/*", "pretrained/*/*"],
+                  "llarp.habitat_configs": ["*.yaml", "habitat_lab/**/*.yaml"]},
     entry_points={"console_scripts": ["llarp = llarp.cli:run"]},
     install_requires=[
         "numpy>=1.26",
