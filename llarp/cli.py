@@ -123,7 +123,7 @@ def _eval(request: Request) -> dict[str, Any]:
 
     return evaluate(
         config, checkpoint=checkpoint, policy=chosen.policy, split=chosen.split, episodes=chosen.episodes,
-        sample=chosen.sample, calibrated=chosen.calibrated, report=page, beside=beside,
+        sample=chosen.sample, calibrated=chosen.calibrated, pictures=chosen.pictures, report=page, beside=beside,
     )  # fmt: skip
 
 

@@ -38,6 +38,9 @@ class _Actor:
 @dataclass(frozen=True)
 class EvalOptions(_Actor):
     episodes: int = option(100, "episodes a split, at most")
+    pictures: Literal["camera", "shuffled", "blank"] = option(
+        "camera", "what a checkpoint's policy is shown: camera, shuffled (another world's) or blank: does it look?"
+    )
     report: str | None = option(None, "page (.html) with plots, tables, failures and pictures, in one file")
     compare: str | None = option(None, "JSON file with the numbers to stand beside ours on the page: what `out=` of "
                                        "an earlier eval wrote, or a paper's; default: the published total")  # fmt: skip

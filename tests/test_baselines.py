@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +14,12 @@ from test_policy import AFTER, NUM_ENVS, TEXTS, Rollout, roll_out
 from tiny_llm import make_tiny_llm
 from torch import Tensor
 
+from llarp import cli
+from llarp import train as training
+from llarp.config import load
 from llarp.errors import UserError
+from llarp.evaluation.agents import PlannerAgent, PolicyAgent
+from llarp.evaluation.pictures import with_pictures
 from llarp.policy.base import NO_ACTION, Policy
 from llarp.policy.build import make_policy
 from llarp.policy.config import PolicyConfig
@@ -242,7 +251,7 @@ def test_text_features_do_not_depend_on_company(config):
     for text, row in zip(TEXTS, together, strict=True):
         other = build(config, "lstm")
         torch.testing.assert_close(other.instructions.get([text + AFTER])[0], row, atol=1e-5, rtol=1e-5)
-    policy.instructions.max_texts = 2
+    policy.instructions.limit(2)
     kept: Tensor = policy.instructions.get(["a", "b", "c"])
     assert len(kept) == 3 and len(policy.instructions.get(["d"])) == 1 and len(policy.instructions._features) == 2
 
@@ -270,3 +279,88 @@ def test_what_cannot_be_is_refused(config, wrong):
 def test_the_class_fits_the_settings(config):
     with pytest.raises(UserError, match="make_policy"):
         LLaRPPolicy(replace(config, kind="lstm"))
+
+
+# -- by the commands of a user -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder that the commands run in."""
+    folder = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(training, "_film", lambda *args: [])
+        make_tiny_llm(folder / "llm")
+        yield folder
+
+
+def run(*words: str) -> dict[str, Any]:
+    """What a command that must succeed puts into its result file."""
+    assert cli.main([*words, "out=out.json"]) == 0
+    return json.loads(Path("out.json").read_text())
+
+
+TINY = ["config=smoke", "policy.llm=llm", "policy.vision=test_vit", "policy.vision_pool=grid2", "env.image_size=32",
+        "policy.precision=float32", "policy.max_instruction_tokens=192", "task.max_steps=6", "train.eval_episodes=0",
+        "train.warm_start=bc", "bc.episodes=8", "bc.epochs=1", "train.critic_warmup_steps=48"]  # fmt: skip
+COMMANDS = {
+    "lstm": ["policy.kind=lstm", "policy.lstm_hidden=32"],
+    "scratch": ["policy.llm_weights=random"],
+    "lora": ["policy.lora_rank=2", "policy.head=skill_names"],
+    "perceiver": ["policy.resampler=perceiver", "policy.num_visual_tokens=2", "policy.pictures=blank"],
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_training_and_going_on_later(home: Path, name: str) -> None:
+    """Cloning, critic and PPO, in one go and in two: the same numbers, so nothing of the running episodes is stale."""
+    settings = load("smoke", [*TINY[1:], *COMMANDS[name]]).policy
+    words = [*TINY, *COMMANDS[name]]
+    run("train", *words, f"run_name={name}", "train.total_steps=96")
+    run("train", *words, f"run_name={name}_parts", "train.total_steps=64")
+    assert run("train", f"resume=runs/{name}_parts", "train.total_steps=96")["env_steps"] == 96
+    rows = [
+        [json.loads(line) for line in (Path("runs") / folder / "metrics.jsonl").read_text().splitlines()]
+        for folder in (name, f"{name}_parts")
+    ]
+    ppo = [[row for row in part if "policy_loss" in row] for part in rows]
+    assert [row["env_steps"] for row in ppo[0]] == [row["env_steps"] for row in ppo[1]] == [32, 64, 96]
+    for whole, parts in zip(*ppo, strict=True):
+        for key in ("policy_loss", "value_loss", "entropy", "grad_norm", "success_rate"):
+            assert parts[key] == pytest.approx(whole[key], abs=1e-4), key
+        assert whole["rollout_log_prob_gap_max"] < 1e-4
+    assert load(str(Path("runs") / name / "config.yaml")).policy == settings
+
+
+@pytest.mark.parametrize("pictures", ["shuffled", "blank"])
+def test_an_evaluation_with_other_pictures(home: Path, pictures: str) -> None:
+    result = run("eval", "checkpoint=runs/lstm", "episodes=4", f"pictures={pictures}")
+    assert result["pictures"] == pictures and result["total"]["episodes"] == 4
+
+
+def test_other_pictures_need_somebody_who_looks_and_another_world(home: Path, capsys) -> None:
+    assert cli.main(["eval", "policy=sweep", "config=smoke", "episodes=2", "pictures=blank"]) == 2
+    assert "pictures=blank goes with checkpoint=PATH" in capsys.readouterr().err
+    assert cli.main(["eval", "checkpoint=runs/lstm", "episodes=1", "pictures=shuffled"]) == 2
+    assert "pictures=shuffled needs another world" in capsys.readouterr().err
+
+
+def test_which_pictures_are_shown() -> None:
+    seen: list[Tensor] = []
+
+    class Watching:
+        def act(self, observation: dict[str, Tensor], state: Any, start: Tensor, deterministic: bool) -> Any:
+            seen.append(observation["rgb"])
+            assert observation["instruction_id"].tolist() == [5, 6, 7]
+            return start, None, None, state
+
+    observation = {"rgb": torch.arange(3, dtype=torch.uint8)[:, None, None, None].expand(3, 2, 2, 3),
+                   "instruction_id": torch.tensor([5, 6, 7])}  # fmt: skip
+    for pictures in ("camera", "shuffled", "blank"):
+        agent = with_pictures(PolicyAgent(Watching()), pictures)
+        agent.state = {}
+        agent.act(observation, torch.zeros(3, dtype=torch.bool))
+    assert [x[:, 0, 0, 0].tolist() for x in seen] == [[0, 1, 2], [1, 2, 0], [128, 128, 128]]
+    with pytest.raises(UserError, match="checkpoint"):
+        with_pictures(PlannerAgent("sweep"), "blank")

@@ -28,6 +28,7 @@ from .agents import Agent, PolicyAgent, make_agent, open_worlds
 from .benchmark_report import write_page
 from .failures import FAILURES, Trace, failure, goal_form
 from .gallery import Gallery
+from .pictures import Pictures, with_pictures
 from .published_results import GROUPS, LLARP, NOT_UNSEEN, Results
 from .statistics import wilson
 
@@ -194,6 +195,7 @@ def evaluate(
     episodes: int,
     sample: bool = True,
     calibrated: bool = False,
+    pictures: Pictures = "camera",
     report: Path | None = None,
     beside: Results | None = None,
 ) -> dict[str, Any]:
@@ -201,7 +203,7 @@ def evaluate(
 
     With `report`, also a page to look at is written there, in which `beside` are the numbers to compare with."""
     names = _splits(config, split)
-    agent = make_agent(config, checkpoint, policy, sample, calibrated)
+    agent = with_pictures(make_agent(config, checkpoint, policy, sample, calibrated), pictures)
     rows: dict[str, Any] = {}
     outcomes: dict[str, Any] = {}
     gallery = Gallery()
@@ -225,7 +227,8 @@ def evaluate(
         "outcomes": outcomes,
     }
     if isinstance(agent, PolicyAgent):
-        result |= {"sample": sample, "weights_sha256": weights_digest(agent.policy.trainable_state_dict())}
+        digest = weights_digest(agent.policy.trainable_state_dict())
+        result |= {"sample": sample, "pictures": pictures, "weights_sha256": digest}
     if notes := asset_notes(config.env):
         result["notes"] = list(notes)
     if report is not None:

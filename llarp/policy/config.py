@@ -16,6 +16,8 @@ CHOICES = {
     "pictures": ("camera", "blank"),
     "precision": PRECISIONS,
 }
+BLANK = 128
+"""Grey of every pixel of a blank picture, of 255."""
 Variant = Literal["frozen", "trained", "lstm"]
 
 

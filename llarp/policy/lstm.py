@@ -27,6 +27,10 @@ class TextFeatures:
         self.max_texts = max(1, max_bytes // (8 * llm.hidden_size))
         self._features: OrderedDict[str, Tensor] = OrderedDict()
 
+    def limit(self, texts: int) -> None:
+        """Keep no more than so many from now on."""
+        self.max_texts = max(1, texts)
+
     def get(self, texts: list[str]) -> Tensor:
         """Features (len(texts), 2 * hidden) float32; UserError for a text longer than `max_tokens`."""
         self.prepare(texts)

@@ -14,7 +14,7 @@ from llarp.tasks.actions import ACTIONS
 
 from . import hub
 from .base import NO_ACTION, Policy, SegmentBatch, State, check_same_shapes, sample
-from .config import PolicyConfig, Variant
+from .config import BLANK, PolicyConfig, Variant
 from .context import InstructionCache, behind, decode, default_cache_mb, new_rows, rewrite, run_parallel, start_rows
 from .heads import Heads
 from .llm import FrozenLLM, choose_dtype, load_llm
@@ -22,9 +22,6 @@ from .vision import FrozenVision
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
-
-BLANK = 128
-"""Grey of every pixel of a blank picture, of 255."""
 
 
 class LLaRPPolicy(Policy):
