@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .envs.episode_source import load_assets_for, load_episodes
 from .errors import UserError
-from .runfolder import write_atomically
+from .runfolder import find_run, write_atomically
 from .tasks.episodes import EpisodeSet
 from .tasks.exposure import Exposure, expose
 from .tasks.manifest import DISJOINT, Manifest, ManifestError, check, required
@@ -33,6 +33,19 @@ def record(folder: Path, stage: str, episodes: EpisodeSet, env: EnvConfig, resum
     manifest = read(path) if path.exists() else Manifest()
     manifest.add(stage, _exposure(episodes, env))
     write_atomically(path, manifest.to_json())
+
+
+def inherit(folder: Path, source: str) -> bool:
+    """Begin a run folder's manifest with that of the run whose weights it starts from (`source`: the run, or a
+    checkpoint of it). False where that has none: nobody knows what it was shown, so the new run has none either."""
+    try:
+        earlier = find_run(Path(source).expanduser()) / MANIFEST
+    except UserError:  # a checkpoint outside a run folder
+        return False
+    if not earlier.is_file():
+        return False
+    write_atomically(folder / MANIFEST, read(earlier).to_json())
+    return True
 
 
 def read(path: Path) -> Manifest:

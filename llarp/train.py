@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 
+from .cloning import Cloning
 from .config import RunConfig
-from .disjoint import record
+from .disjoint import inherit, record
 from .envs.double_buffer import DoubleBuffered
 from .envs.episode_source import asset_notes, load_episodes
 from .envs.vector import LanguageRearrangementVectorEnv
@@ -29,19 +30,17 @@ from .policy.llm import find_model
 from .policy.policy import LLaRPPolicy
 from .progress import Progress
 from .rl import checkpoint
-from .rl.bc import clone, collect_demonstrations
 from .rl.config import TrainConfig
 from .rl.critic import fit_critic
 from .rl.distributed import ALONE, Ranks
 from .rl.trainer import Trainer
-from .runfolder import RunFolder
-from .tasks.planners import make_planner
+from .runfolder import RunFolder, find_run
 
 EVAL_SEED = 20_000
 """Held-out episodes of a run's own evaluation: the same for every run."""
 PREEMPT_SHARE = 0.6
 """Share of ranks whose end of a rollout ends that of the others, with Habitat (DD-PPO's)."""
-KEPT = ("stage", "warm_start", "evaluations")
+KEPT = ("stage", "warm_start", "cloning", "evaluations")
 """What a resumed run takes over from the report of its earlier part."""
 
 
@@ -83,15 +82,17 @@ def build_env(config: RunConfig, **settings: Any) -> LanguageRearrangementVector
 def train(config: RunConfig, resume: Path | None = None, ranks: Ranks = ALONE) -> dict[str, Any]:
     """Train as `config` says, or continue the run in folder `resume`; what `llarp train` does and reports.
 
-    A run stopped in its warm start begins that again when resumed, from the weights it had. Of several ranks all
-    make this call with the same arguments; rank 0 alone (the ranks of its team with it) clones, evaluates and films,
-    rank 0 alone writes and speaks.
+    Of several ranks all make this call with the same arguments; rank 0 alone (the ranks of its team with it) clones,
+    evaluates and films, rank 0 alone writes and speaks.
     """
     started = time.monotonic()
+    only_clone = config.train.algorithm == "bc"
     config = replace(config, device=ranks.take_device(config.device), train=_with_preemption(config))
     if config.policy.tensor_parallel > 1:
         ranks.agree(lambda: _check_tensor_parallel(config))
         ranks.form_teams(config.policy.tensor_parallel, config.device)
+    if only_clone and ranks.num_teams > 1:
+        ranks.agree(_refuse_to_clone)
     folder, earlier = ranks.agree(lambda: _folder(config, resume))
     say = _Narrator(started, silent=not ranks.leads)
     with ranks.in_turn():
@@ -100,21 +101,27 @@ def train(config: RunConfig, resume: Path | None = None, ranks: Ranks = ALONE) -
         else:
             find_model(config.policy.llm)  # fetched before the team loads it together
         threads = config.env.render_threads or (0 if config.env.backend == "habitat" else ranks.threads())
-        env = build_training_env(config, ranks.team, ranks.num_teams, render_threads=threads)
+        env = None
+        if not only_clone:
+            env = build_training_env(config, ranks.team, ranks.num_teams, render_threads=threads)
+        episodes = load_episodes(config.env, config.seed) if env is None else env.episodes
     if ranks.mesh is not None:
         policy = build_policy(config, ranks)
+    if config.train.init and resume is None:
+        load_weights(policy, config.train.init)
     say(policy.describe())
     each = "" if ranks.alone else f" of each of {ranks.num_teams} ranks"
     if ranks.team_size > 1:
         each = f" of each of {ranks.num_teams} teams of {ranks.team_size} ranks"
-    say(f"{len(env.episodes):,} training episodes in {config.env.num_envs} worlds{each}, "
+    say(f"{len(episodes):,} training episodes in {config.env.num_envs} worlds{each}, "
         f"{torch.get_num_threads()} threads")  # fmt: skip
     held_out = _HeldOut(config, say) if config.train.eval_episodes and ranks.team == 0 else None
     live = None if ranks.leads else False
-    with (
-        Progress(config.train.total_steps, "PPO", live=live) as shown,
-        stop_on_interrupt(insist=ranks.alone) as stop,
-    ):
+    shown = Progress(100, "cloning", "percent", live) if only_clone else Progress(
+        config.train.total_steps, "PPO", live=live
+    )  # fmt: skip
+    with shown, stop_on_interrupt(insist=ranks.alone) as asked:
+        stop = _within(config.train.session_minutes, started, asked)
         if ranks.leads:
             say.show = shown.message
 
@@ -122,62 +129,79 @@ def train(config: RunConfig, resume: Path | None = None, ranks: Ranks = ALONE) -
             folder.log(metrics)
             shown.update(metrics)
 
-        trainer = Trainer(
-            env, policy, config.ppo, config.train, seed=config.seed, log=log, checkpoint_dir=folder.checkpoints,
-            ranks=ranks,
-        )  # fmt: skip
+        trainer = None
+        if env is not None:
+            trainer = Trainer(
+                env, policy, config.ppo, config.train, seed=config.seed, log=log, checkpoint_dir=folder.checkpoints,
+                ranks=ranks,
+            )  # fmt: skip
         results: dict[str, Any] = {"stage": "warm start"} | {k: earlier[k] for k in KEPT if k in earlier}
         evaluations: dict[str, Any] = results.setdefault("evaluations", {})
         torch.manual_seed(ranks.seed(config.seed))
+        cloning = None
+        if config.train.clones and ranks.team == 0 and (only_clone or results["stage"] == "warm start"):
+            make_env = partial(build_env, config, render_threads=threads)
+            told = _cloning_log(log) if only_clone else (lambda metrics: None)
+            cloning = Cloning(config, policy, episodes, make_env, folder, say, told, ranks)
+        clone = None
         if resume:
-            same_worlds = trainer.load(checkpoint.latest(folder.path))
-            say(f"continuing {folder.path} at {trainer.env_steps:,} environment steps")
-            if not same_worlds:
-                say(f"{ranks.num_teams} ranks did not leave it: weights and optimiser go on, the worlds begin anew")
-            if ranks.leads:
-                folder.truncate_metrics(trainer.env_steps)
+            newest, clone = checkpoint.latest(folder.path), checkpoint.latest_clone(folder.path)
+            if trainer is not None and newest != clone:
+                same_worlds = trainer.load(newest)
+                say(f"continuing {folder.path} at {trainer.env_steps:,} environment steps")
+                if not same_worlds:
+                    say(f"{ranks.num_teams} ranks did not leave it: weights and optimiser go on, the worlds begin anew")
+                if ranks.leads:
+                    folder.truncate_metrics(trainer.env_steps)
         elif ranks.leads:
             folder.create(config)
             say(f"writing to {folder.path}")
-        if results["stage"] == "warm start":
-            if config.train.warm_start == "bc" and ranks.leads:
-                record(folder.path, "bc", env.episodes, config.env, resumed=resume is not None)
-            if config.train.warm_start == "bc" and ranks.team == 0:
-                results["warm_start"] = warm_start(
-                    config, env, policy, say, lambda: ranks.in_team(stop()), ranks.clock
-                )
-            trainer.start()
-            trainer.save()
-            if not ranks.any(stop()):
-                results["stage"] = "PPO"
-                if ranks.leads:
-                    write_report(folder, results)
-                if held_out:
-                    evaluations["before PPO"] = held_out.measure(policy, "before PPO")
-        policy.bind_instructions(env.instruction_text)
-        if ranks.leads:
-            record(folder.path, "ppo", env.episodes, config.env, resumed=resume is not None)
-        trainer.run(stop)
+        known = resume is None  # what the run was shown so far
+        if resume is None and config.train.init and ranks.leads:
+            known = inherit(folder.path, config.train.init)
+        if cloning is not None:
+            if clone is not None:
+                cloning.load(clone)
+                say(f"continuing {folder.path} at {cloning.cloner.steps:,} steps of cloning")
+                if ranks.leads and only_clone:
+                    folder.truncate_metrics(cloning.cloner.tokens)
+            if ranks.leads:
+                record(folder.path, "bc", episodes, config.env, resumed=not known)
+            results["cloning" if only_clone else "warm_start"] = cloning.run(stop)
+        if trainer is not None:
+            _reinforce(config, trainer, policy, cloning, folder, results, held_out, stop, say, known)
         interrupted = ranks.any(stop())
         if not interrupted and ranks.team == 0:
             if held_out:
-                evaluations["after PPO"] = held_out.measure(policy, "after PPO")
+                evaluations["after cloning" if only_clone else "after PPO"] = held_out.measure(
+                    policy, "after cloning" if only_clone else "after PPO"
+                )
             with tempfile.TemporaryDirectory() as nowhere:
                 results["videos"] = _film(config, policy, folder.videos if ranks.leads else Path(nowhere), say)
     folder.close()
-    env.close()
-    summary = trainer.summary()
+    if env is not None:
+        env.close()
+    if trainer is not None:
+        summary = trainer.summary()
+    else:
+        assert cloning is not None
+        tokens, seconds = cloning.cloner.tokens, cloning.cloner.seconds
+        rate = tokens / max(seconds, 1e-9)
+        summary = {"env_steps": tokens, "wall_s": seconds, "steps_per_s": rate, "success_rate": 0.0}
+    last = evaluations.get("after cloning" if only_clone else "after PPO", summary)
     result = {
         "run_dir": str(folder.path),
-        "env_steps": trainer.env_steps,
-        "wall_s": trainer.wall_s,
+        "env_steps": summary["env_steps"],
+        "wall_s": summary["wall_s"],
         "steps_per_s": summary["steps_per_s"],
-        "success_rate": evaluations.get("after PPO", summary)["success_rate"],
+        "success_rate": last["success_rate"],
         "interrupted": interrupted,
         "total_s": time.monotonic() - started,
         **({"notes": list(notes)} if (notes := asset_notes(config.env)) else {}),
         **results,
     }
+    if only_clone:
+        del result["stage"]
     if ranks.leads:
         write_report(folder, result)
     if interrupted:
@@ -212,48 +236,75 @@ def _folder(config: RunConfig, resume: Path | None) -> tuple[RunFolder, dict[str
     return folder, folder.report()
 
 
-def warm_start(
+def _refuse_to_clone() -> None:
+    raise UserError("train.algorithm=bc runs in one process: start it without torchrun, then PPO with train.init=RUN")
+
+
+def load_weights(policy: LLaRPPolicy, where: str) -> None:
+    """Put the weights of an earlier run or a checkpoint into a policy. UserError: missing, or of another policy."""
+    path = Path(where).expanduser()
+    if not path.exists():
+        raise UserError(f"train.init={where}: there is no such run or checkpoint")
+    checkpoint.load(checkpoint.latest(find_run(path)) if path.is_dir() else path, policy)
+
+
+def _reinforce(
     config: RunConfig,
-    env: Any,
+    trainer: Trainer,
     policy: LLaRPPolicy,
-    say: Callable[[str], None],
+    cloning: Cloning | None,
+    folder: RunFolder,
+    results: dict[str, Any],
+    held_out: _HeldOut | None,
     stop: Callable[[], bool],
-    clock: Callable[[], float] = time.monotonic,
-) -> dict[str, Any]:
-    """Clone demonstrations of a planner that sees no more than the robot, then fit the critic; what came of it.
+    say: Callable[[str], None],
+    manifest: bool,
+) -> None:
+    """What follows the cloning, if any: the critic fitted, an evaluation, PPO. `manifest`: whether to write in it."""
+    ranks, env, steps = trainer.ranks, trainer.collector.env, config.train.critic_warmup_steps
 
-    `env` is what `build_training_env` gave."""
-    shown = build_env(config, episode_set=env.episodes, visibility=config.bc.demonstrator == "explorer")
-    policy.bind_instructions(shown.instruction_text)
+    def stopped() -> bool:
+        return ranks.in_team(stop())
 
-    def log(metrics: dict[str, float]) -> None:
-        say("warm start: " + ", ".join(f"{name.removeprefix('bc_')} {value:.4g}" for name, value in metrics.items()))
-
-    demonstrations = collect_demonstrations(
-        shown,
-        policy.encode,
-        lambda: make_planner(config.bc.demonstrator),
-        config.bc,
-        seed=config.seed,
-        log=log,
-        stop=stop,
-        clock=clock,
-    )
-    shown.close()
-    result: dict[str, Any] = {
-        "demonstrator": config.bc.demonstrator,
-        "demonstrations": len(demonstrations),
-        "demonstration_steps": len(demonstrations.action),
-        "demonstrator_success_rate": float(demonstrations.success.float().mean()),
-    }
-    say(f"{len(demonstrations):,} demonstrations, {len(demonstrations.action):,} steps, "
-        f"{result['demonstrator_success_rate']:.0%} of them successful")  # fmt: skip
-    result |= clone(policy, demonstrations, config.bc, seed=config.seed, log=log, stop=stop, clock=clock)
+    if results["stage"] == "warm start":
+        policy.bind_instructions(env.instruction_text)
+        if ranks.team == 0 and steps and (config.train.clones or config.train.init) and not stopped():
+            fitted = fit_critic(env, policy, config.ppo, steps, stopped)
+            results["warm_start"] = results.get("warm_start", {}) | fitted
+            say(f"critic fitted: explains {fitted['critic_explained_variance']:.0%} of the returns' variance")
+        if config.train.clones and ranks.any(stop()):
+            return  # it is resumed from the cloning's checkpoint
+        trainer.start()
+        trainer.save()
+        if not ranks.any(stop()):
+            results["stage"] = "PPO"
+            if ranks.leads:
+                write_report(folder, results)
+            if cloning is not None:
+                cloning.forget()
+            if held_out:
+                results["evaluations"]["before PPO"] = held_out.measure(policy, "before PPO")
     policy.bind_instructions(env.instruction_text)
-    if config.train.critic_warmup_steps and not stop():
-        result |= fit_critic(env, policy, config.ppo, config.train.critic_warmup_steps, stop)
-        say(f"critic fitted: explains {result['critic_explained_variance']:.0%} of the returns' variance")
-    return result
+    if ranks.leads:
+        record(folder.path, "ppo", env.episodes, config.env, resumed=not manifest)
+    trainer.run(stop)
+
+
+def _cloning_log(log: Callable[[dict[str, float]], None]) -> Callable[[dict[str, float]], None]:
+    """The metrics of a run that only clones, under the names that run folders and progress know."""
+
+    def told(metrics: dict[str, float]) -> None:
+        tokens, seconds = metrics.get("bc_tokens", 0), metrics.get("bc_seconds", 0.0)
+        own = {name.removeprefix("bc_"): value for name, value in metrics.items()}
+        rate = {"env_steps": tokens, "wall_s": seconds, "steps_per_s": tokens / max(seconds, 1e-9)}
+        log({**rate, "percent": 100 * metrics.get("bc_progress", 0.0), **own})
+
+    return told
+
+
+def _within(minutes: float, started: float, asked: Callable[[], bool]) -> Callable[[], bool]:
+    """Whether to stop: somebody has `asked`, or the minutes since `started` are used up (0: no limit)."""
+    return lambda: asked() or 0 < 60 * minutes < time.monotonic() - started
 
 
 class _HeldOut:

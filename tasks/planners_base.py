@@ -120,6 +120,9 @@ class Planner(ABC):
     def act(self, view: PlannerView) -> int:
         """The next action, an index into ACTIONS."""
 
+    def overruled(self, action: int) -> None:  # noqa: B027 (the blind ones do not care)
+        """Something else was done than `act` said: to be called before its next call."""
+
     def slip(self, view: PlannerView, draw: float) -> int:
         """A mistake somebody might make here; `draw` in [0, 1) chooses it.
 

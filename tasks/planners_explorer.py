@@ -44,8 +44,11 @@ class Explorer(Planner):
         self._held = view.held
         return self._last
 
+    def overruled(self, action: int) -> None:
+        self._last = action
+
     def _note_outcome(self, view: PlannerView) -> None:
-        """What the last action did, as far as the hand shows it."""
+        """What the last action did, its own or somebody else's, as far as place and hand show it."""
         if self._last < 0:
             return
         done = ACTIONS[self._last]
@@ -61,9 +64,9 @@ class Explorer(Planner):
             self._groped |= {(done.target, r) for r in self._visited if nav_to_receptacle(r) == self._here}
         elif done.kind == "place" and view.held < 0 <= self._held:
             self._where[self._held] = done.target
-        elif done.kind == "place":
+        elif done.kind == "place" and view.held >= 0 and nav_to_receptacle(done.target) == self._here:
             self._here = -1  # not at it after all: drive there again
-        elif done.kind in ("open", "close"):
+        elif done.kind in ("open", "close") and nav_to_handle(done.target) == self._here:
             (self._opened.add if done.kind == "open" else self._opened.discard)(done.target)
             self._visited |= {r for r in SEARCH_ORDER if RECEPTACLES[r].joint == done.target}
             as_wanted = (done.target, done.kind == "open") in self._wants.handles

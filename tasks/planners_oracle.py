@@ -43,6 +43,9 @@ class Oracle(Planner):
             self._waited += plan.idle
         return self._steps.pop().action
 
+    def overruled(self, action: int) -> None:
+        self._steps = []
+
     def _goes_on(self, view: PlannerView) -> bool:
         """Whether the next planned step still does what it was planned for."""
         if not self._steps:

@@ -15,9 +15,8 @@ from memory_env import CHOICES, MemoryEnv, RecurrentPolicy
 from torch import Tensor
 
 from llarp.policy.base import SegmentBatch
-from llarp.rl.bc import collect_demonstrations
 from llarp.rl.collect import Collector
-from llarp.rl.config import BCConfig, PPOConfig, TrainConfig
+from llarp.rl.config import PPOConfig, TrainConfig
 from llarp.rl.critic import fit_critic
 from llarp.rl.ppo import gae
 from llarp.rl.rollout import Rollout, RolloutBuffer
@@ -246,25 +245,3 @@ def test_the_critic_is_fitted_to_whole_episodes_only() -> None:
     env, policy = FlakyEnv(6, {(t, (3 * t) % 6) for t in range(0, 80, 7)}), RecurrentPolicy()
     fitted = fit_critic(env, policy, PPOConfig(), steps=6 * 80)
     assert env.completed > 60 and fitted["critic_transitions"] == 4 * env.completed
-
-
-class Answer:
-    """A planner that knows."""
-
-    def reset(self, view: Any) -> None:
-        self.answer = view.answer
-
-    def act(self, view: Any) -> int:
-        return self.answer
-
-    def slip(self, view: Any, draw: float) -> int:
-        return 0
-
-
-def test_a_lost_episode_is_no_demonstration() -> None:
-    torch.manual_seed(0)
-    env = FlakyEnv(4, {(t, t % 4) for t in range(0, 60, 3)})
-    config = BCConfig(episodes=30, noise=0.0)
-    demos = collect_demonstrations(env, RecurrentPolicy().encode, Answer, config, seed=0, log=lambda _: None)
-    assert demos.length.tolist() == [4] * 30 and demos.success.all()
-    assert (demos.label.view(30, 4) == demos.label[::4, None]).all()  # no steps of two episodes in one

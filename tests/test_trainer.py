@@ -1,4 +1,4 @@
-"""The training loop: ratios of 1 before the first step, bootstrapping, stopping, warm start."""
+"""The training loop: ratios of 1 before the first step, bootstrapping, stopping."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from memory_env import CHOICES, MemoryEnv, RecurrentPolicy
+from memory_env import MemoryEnv, RecurrentPolicy
 
 from llarp.policy.base import SegmentBatch
 from llarp.rl import update as update_module
-from llarp.rl.bc import clone, collect_demonstrations
 from llarp.rl.collect import Collector
-from llarp.rl.config import BCConfig, PPOConfig, TrainConfig
-from llarp.rl.critic import fit_critic
+from llarp.rl.config import PPOConfig, TrainConfig
 from llarp.rl.trainer import EpisodeWindow, Trainer
 from llarp.rl.update import ppo_update, recompute, returns_of, trainable_parameters
 
@@ -187,98 +185,6 @@ def test_window_counts_the_last_episodes():
     window.add(SimpleNamespace(data=data | {"success": torch.tensor([[True, False]])}, num_steps=1))
     # World 0: 5 + 1 = 6, success; world 1: 4 + 2 = 6, truncated; the first two have left the window.
     assert window.metrics() == {"episodes": 4, "success_rate": 0.5, "mean_return": 6.0}
-
-
-class Peeking:
-    """A planner that reads the memory environment's answer and counts its calls to `reset`."""
-
-    resets = 0
-
-    def reset(self, view: Any) -> None:
-        Peeking.resets += 1
-        self.answer = int(CHOICES * view.colour + view.instruction)
-
-    def act(self, view: Any) -> int:
-        return self.answer
-
-    def slip(self, view: Any, draw: float) -> int:
-        return (self.answer + 1 + int(draw * 68)) % 70
-
-
-class DemonstrationEnv(MemoryEnv):
-    """Planners see the answer; every episode has its first picture."""
-
-    def reset(self):
-        self._age = torch.zeros_like(self._age)
-        return super().reset()
-
-    def planner_views(self) -> list[Any]:
-        return [SimpleNamespace(colour=c, instruction=i) for c, i in zip(self._colour, self._instruction, strict=True)]
-
-
-def demonstrations(noise: float, episodes: int = 600):
-    config = BCConfig(episodes=episodes, noise=noise, epochs=12, lr=1e-2, batch_tokens=64)
-    torch.manual_seed(0)
-    policy, env = RecurrentPolicy(), DemonstrationEnv(8)
-    Peeking.resets = 0
-    collected = collect_demonstrations(env, policy.encode, Peeking, config, seed=0, log=lambda _: None)
-    return policy, env, config, collected
-
-
-def test_demonstrations_label_the_planners_choice_even_where_another_action_was_done():
-    _, _, config, demos = demonstrations(noise=0.4, episodes=200)
-    assert len(demos) == 200 and Peeking.resets >= 200 and demos.features.dtype == torch.float16
-    assert demos.length.tolist() == [4] * 200
-    labels = demos.label.view(200, 4)
-    assert (labels == labels[:, :1]).all()  # the planner never changes its mind within an episode
-    disturbed = (demos.action != demos.label).float().mean().item()
-    assert 0.3 < disturbed < 0.5
-    batch = demos.batch(torch.tensor([3, 5]))
-    assert torch.equal(batch.action[0], labels[3])
-    assert batch.previous_action[1].tolist() == [70, *demos.action[20:23].tolist()]
-    torch.testing.assert_close(batch.features[1], demos.features[20:24].float())
-    _, _, _, clean = demonstrations(noise=0.0, episodes=50)
-    assert torch.equal(clean.action, clean.label) and clean.success.all()
-
-
-def test_batches_hold_every_episode_once_within_the_token_budget():
-    _, _, _, demos = demonstrations(noise=0.0, episodes=50)
-    demos.length = torch.randint(1, 9, (50,), generator=torch.Generator().manual_seed(0))
-    batches = demos.batches(torch.arange(50), 16, torch.Generator().manual_seed(0))
-    assert sorted(torch.cat(batches).tolist()) == list(range(50))
-    assert all(len(b) * int(demos.length[b].max()) <= 16 for b in batches)
-
-
-def test_cloning_then_fitting_the_critic():
-    policy, env, config, demos = demonstrations(noise=0.3)
-    result = clone(policy, demos, config, seed=0, log=lambda _: None)
-    assert result["bc_held_out_accuracy"] > 0.95
-    # The clone fails sometimes (it samples), but its return after the first picture is nearly known.
-    before = {name: p.clone() for name, p in policy.named_parameters()}
-    fitted = fit_critic(env, policy, PPOConfig(), steps=800)
-    assert fitted["critic_transitions"] == 800  # 100 steps of 8 worlds, whole episodes of 4
-    changed = {name for name, p in policy.named_parameters() if not torch.equal(p, before[name])}
-    assert changed == {"critic.weight", "critic.bias"}
-    collector = Collector(env, policy)
-    collector.start()
-    for _ in range(40):
-        collector.step()
-    values = collector.finish().data["value"]
-    assert values.mean().item() == pytest.approx(0.98, abs=0.06)
-
-
-def test_stopping_the_collection_leaves_something_to_learn_from():
-    policy, env, config, _ = demonstrations(noise=0.0, episodes=20)
-    demos = collect_demonstrations(
-        env, policy.encode, Peeking, config, seed=0, log=lambda _: None, stop=lambda: True
-    )
-    assert 1 <= len(demos) <= 8  # what the eight worlds had finished
-
-
-def test_a_time_budget_ends_the_cloning():
-    policy, _, config, demos = demonstrations(noise=0.0, episodes=20)
-    config = BCConfig(epochs=10**6, train_minutes=0.005)
-    assert clone(policy, demos, config, seed=0, log=lambda _: None)["bc_seconds"] < 5
 
 
 def test_pictures_that_no_action_changed_are_not_looked_at_again():

@@ -1,229 +1,236 @@
-"""Warm start: behaviour cloning of a planner's demonstrations."""
+"""Behaviour cloning: cross-entropy to a planner's labels, in rounds (DAgger's), exactly where it was when resumed."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from llarp.policy.base import NO_ACTION, Policy, SegmentBatch
+from llarp.errors import UserError
+from llarp.policy.base import Policy, SegmentBatch
 
 from .config import BCConfig
+from .demonstrations import Demonstrations
 from .update import trainable_parameters
 
 Metrics = dict[str, float]
 Log = Callable[[Metrics], None]
-CALIBRATION_STEPS = 2000  # enough for means and deviations, little memory
+CALIBRATION_STEPS = 2000
+"""Enough for means and deviations, little memory."""
+HELD_OUT_EPISODES = 500
+"""At most so many of the episodes kept from training are looked at."""
 
 
-class Demonstrator(Protocol):
-    """What is asked of a planner (`llarp.tasks.planners`); it sees one world."""
+class Cloner:
+    """Trains a policy on demonstrations: `begin` a round with all that there are by then, `train` it, `next_round`.
 
-    def reset(self, view: Any) -> None:
-        """A new episode begins."""
-
-    def act(self, view: Any) -> int:
-        """What should be done now."""
-
-    def slip(self, view: Any, draw: float) -> int:
-        """A mistake that might be made now instead; `draw` in [0, 1) chooses."""
-
-
-@dataclass
-class Demonstrations:
-    """E episodes, their S steps one after another."""
-
-    instruction_id: Tensor  # (E,) int64
-    length: Tensor  # (E,) int64
-    features: Tensor  # (S, num_tokens, dim) float16
-    action: Tensor  # (S,) int64 what was done
-    label: Tensor  # (S,) int64 what the planner would have done
-    success: Tensor  # (E,) bool
-
-    def __len__(self) -> int:
-        return len(self.length)
-
-    def batch(self, index: Tensor) -> SegmentBatch:
-        """The given episodes, on the CPU; `action` holds the labels, `previous_action` what was really done."""
-        length = self.length[index]
-        begin = (self.length.cumsum(0) - self.length)[index]
-        at = torch.arange(int(length.max()))[None]
-        valid = at < length[:, None]
-        step = begin[:, None] + torch.where(valid, at, 0)
-        previous = self.action[(step - 1).clamp(min=0)]
-        previous[:, 0] = NO_ACTION
-        return SegmentBatch(
-            instruction_id=self.instruction_id[index],
-            features=self.features[step].float(),
-            previous_action=previous,
-            action=self.label[step],
-            valid=valid,
-        )
-
-    def batches(self, index: Tensor, max_tokens: int, generator: torch.Generator) -> list[Tensor]:
-        """The given episodes in batches of at most `max_tokens` padded steps and similar lengths, in random order."""
-        index = index[torch.randperm(len(index), generator=generator)]
-        index = index[self.length[index].argsort(descending=True, stable=True)]
-        cut, at = [], 0
-        while at < len(index):
-            count = max(1, max_tokens // int(self.length[index[at]]))
-            cut.append(index[at : at + count])
-            at += count
-        return [cut[i] for i in torch.randperm(len(cut), generator=generator).tolist()]
-
-
-@torch.no_grad()
-def collect_demonstrations(
-    env: Any,
-    encode: Callable[[Tensor], Tensor],
-    make_planner: Callable[[], Demonstrator],
-    config: BCConfig,
-    *,
-    seed: int,
-    log: Log,
-    stop: Callable[[], bool] = lambda: False,
-    clock: Callable[[], float] = time.monotonic,
-) -> Demonstrations:
-    """Lets planners act in all worlds of `env` (which shows them `env.planner_views()`), until the configured
-    number of episodes is there, the time is up or `stop()` is true; at least one episode.
-
-    At a share `config.noise` of the steps something else is done, half of it any action, half of it what another
-    world's planner wanted: the demonstrations then also show how to go on after mistakes. Labels are always the
-    planner's. An episode that the simulator lost is no demonstration.
+    Which batch comes when, and its noise, follow from the seed and the counters of `state_dict`. The learning rate
+    rises, then falls along a cosine to 0 over all rounds; the schedule follows the epochs, or the minutes of cloning
+    where those are used up first.
     """
-    generator = torch.Generator().manual_seed(seed)
-    started = reported = clock()
-    observation, _ = env.reset()
-    num_envs = env.num_envs
-    planners = [make_planner() for _ in range(num_envs)]
-    fresh = [True] * num_envs
-    running: list[list[tuple[Tensor, int, int]]] = [[] for _ in range(num_envs)]
-    episodes: list[tuple[int, bool, list[tuple[Tensor, int, int]]]] = []
-    while len(episodes) < config.episodes:
-        if episodes and (stop() or clock() - started > 60 * config.collect_minutes):
-            break
-        features = encode(observation["rgb"]).half().cpu()
-        instruction_id = observation["instruction_id"].tolist()
-        label, slip = [], []
-        for planner, view, is_fresh in zip(planners, env.planner_views(), fresh, strict=True):
-            if is_fresh:
-                planner.reset(view)
-            label.append(planner.act(view))
-            slip.append(planner.slip(view, float(torch.rand((), generator=generator))))
-        slips = torch.rand(num_envs, generator=generator) < config.noise
-        action = torch.where(slips, torch.tensor(slip), torch.tensor(label))
-        observation, _, terminated, truncated, info = env.step(action.to(observation["instruction_id"].device))
-        fresh = (terminated | truncated).tolist()
-        success = info["success"].tolist()
-        lost = info["dropped"].tolist() if "dropped" in info else [False] * num_envs
-        for i, done in enumerate(fresh):
-            running[i].append((features[i], int(action[i]), label[i]))
-            if done:
-                if not lost[i]:
-                    episodes.append((instruction_id[i], success[i], running[i]))
-                running[i] = []
-        if clock() - reported > 5:
-            reported = clock()
-            log({"demonstrations": len(episodes), "seconds": reported - started})
-    episodes = episodes[: config.episodes]
-    steps = [step for _, _, episode in episodes for step in episode]
-    return Demonstrations(
-        instruction_id=torch.tensor([i for i, _, _ in episodes]),
-        length=torch.tensor([len(episode) for _, _, episode in episodes]),
-        features=torch.stack([features for features, _, _ in steps]),
-        action=torch.tensor([action for _, action, _ in steps]),
-        label=torch.tensor([label for _, _, label in steps]),
-        success=torch.tensor([success for _, success, _ in episodes]),
-    )
 
+    def __init__(
+        self, policy: Policy, config: BCConfig, seed: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.policy, self.config, self.seed, self.clock = policy, config, seed, clock
+        self.parameters = trainable_parameters(policy)
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=config.lr, weight_decay=config.weight_decay)
+        self.round = self.steps = self.tokens = 0  # gradient steps and steps of episodes, of all rounds
+        self.seen = self.block = self.at = 0  # in this round: episodes, blocks behind, batches of the present block
+        self.numbers: list[int] | None = None  # the demonstrations of this round; None: not begun
+        self.finished = False
+        self.used = self.held_out = torch.empty(0, dtype=torch.int64)  # which demonstrations are trained on
+        self._before = 0.0
+        self._since: float | None = None  # when the present `train` began
+        self._sums = _Sums()
 
-def clone(
-    policy: Policy,
-    demonstrations: Demonstrations,
-    config: BCConfig,
-    *,
-    seed: int,
-    log: Log,
-    stop: Callable[[], bool] = lambda: False,
-    clock: Callable[[], float] = time.monotonic,
-) -> Metrics:
-    """Trains the policy to name the labels (cross-entropy), until the epochs or the time are used up.
+    @property
+    def device(self) -> torch.device:
+        return self.parameters[0].device
 
-    The learning rate rises, then falls along a cosine to 0 at whichever end comes first. Returns the held-out metrics.
-    """
-    device = next(policy.parameters()).device
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(demonstrations), generator=generator)
-    num_held_out = int(config.holdout * len(order))
-    held_out, used = order[:num_held_out], order[num_held_out:]
-    some = torch.randperm(len(demonstrations.features), generator=generator)[:CALIBRATION_STEPS]
-    policy.calibrate(demonstrations.features[some].float().to(device))
-    blur = config.feature_noise * demonstrations.features.float().std(0)  # (num_tokens, dim)
-    parameters = trainable_parameters(policy)
-    optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
-    total = config.epochs * len(demonstrations.batches(used, config.batch_tokens, generator))
-    started = reported = clock()
-    step, progress, sums = 0, 0.0, _Sums()
-    while progress < 1 and not stop():
-        for index in demonstrations.batches(used, config.batch_tokens, generator):
-            progress = max(step / total, (clock() - started) / (60 * config.train_minutes + 1e-9))
-            if progress >= 1 or stop():
+    @property
+    def seconds(self) -> float:
+        """Spent in `train`, earlier sessions included."""
+        return self._before + (self.clock() - self._since if self._since is not None else 0.0)
+
+    @property
+    def progress(self) -> float:
+        """Share of all rounds done, 0 to 1."""
+        rounds = self.config.dagger_rounds + 1
+        passes = self.seen / max(self.config.epochs * len(self.used), 1)
+        minutes = self.config.train_minutes
+        return min(1.0, max((self.round + passes) / rounds, self.seconds / (60 * minutes) if minutes else 0.0))
+
+    def begin(self, demonstrations: Demonstrations) -> None:
+        """Take up a round, or go on with it. UserError where there is nothing to learn from."""
+        self.demonstrations = demonstrations
+        held_out = demonstrations.held_out(self.config.holdout, self.seed)
+        self.used, self.held_out = (~held_out).nonzero().flatten(), held_out.nonzero().flatten()
+        if not len(self.used):
+            raise UserError(f"bc: {len(demonstrations)} demonstrations are too few to clone; raise bc.episodes")
+        self.numbers = demonstrations.number.tolist()
+        generator = torch.Generator().manual_seed(self.seed)
+        some: list[Tensor] = []
+        for i in torch.randperm(len(demonstrations), generator=generator).tolist():
+            some.append(demonstrations.features(i).float())
+            if sum(map(len, some)) >= CALIBRATION_STEPS:
                 break
-            rising = min(1.0, max(progress, 0.5 / total) / max(config.warmup, 1e-9))
-            for group in optimizer.param_groups:
-                group["lr"] = config.lr * rising * 0.5 * (1 + math.cos(math.pi * progress))
-            optimizer.zero_grad(set_to_none=True)
-            batch = demonstrations.batch(index)
-            batch.features += blur * torch.randn(batch.features.shape, generator=generator)
-            sums.add(loss := _Loss(policy, batch.to(device)))
-            loss.mean.backward()
-            torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm, error_if_nonfinite=True)
-            optimizer.step()
-            step += 1
-            if clock() - reported > 5:
-                reported = clock()
-                log({"bc_progress": progress, "bc_steps": step, **sums.metrics("bc")})
-                sums = _Sums()
-    seconds = clock() - started
-    result = {"bc_steps": step, "bc_seconds": seconds, "bc_episodes": len(used), **sums.metrics("bc")}
-    if num_held_out:
+        shown = torch.cat(some)
+        self.policy.calibrate(shown.to(self.device))
+        self._blur = self.config.feature_noise * shown.std(0)  # (num_tokens, dim)
+
+    def next_round(self) -> None:
+        """The round is done."""
+        self.round, self.seen, self.block, self.at, self.numbers = self.round + 1, 0, 0, 0, None
+        self.finished = self.round > self.config.dagger_rounds
+
+    def train(self, log: Log, stop: Callable[[], bool], save: Callable[[], None] = lambda: None) -> bool:
+        """Gradient steps until the round is done (True) or `stop()`, which is asked before each, is true (False).
+
+        `log` gets the means since its last call, every 5 s; `save` is called every `bc.checkpoint_minutes`, after the
+        held-out episodes were looked at.
+        """
+        config, end = self.config, (self.round + 1) / (self.config.dagger_rounds + 1)
+        self._since = self.clock()
+        reported = saved = self._since
+        with self.policy.bound_to(self.demonstrations.instruction_text):
+            for index in self._batches():
+                if self.progress >= end or stop():
+                    break
+                self._step(self.demonstrations.batch(index), index)
+                now = self.clock()
+                if now - reported > 5:
+                    reported = now
+                    log(self._metrics())
+                if now - saved > 60 * config.checkpoint_minutes:
+                    log(self._metrics() | self.evaluate())
+                    save()
+                    saved = self.clock()
+        done = self.progress >= end or self.seen >= config.epochs * len(self.used)
+        self._before, self._since = self.seconds, None
+        return done
+
+    def _batches(self) -> Iterator[Tensor]:
+        """Episodes of the batches from where the round is, to the end of its epochs.
+
+        Passes come `window_passes` at a time over some `window` episodes: what the policy has read of their
+        instructions is then still at hand.
+        """
+        config, count = self.config, len(self.used)
+        windows = math.ceil(count / config.window)
+        while self.seen < config.epochs * count:
+            turn, rest = divmod(self.block, windows * config.window_passes)
+            first = rest // config.window_passes * config.window
+            order = self.used[torch.randperm(count, generator=self._generator(1, turn))]
+            own = self._generator(2, self.block)
+            pads = self.policy.pads
+            batches = self.demonstrations.batches(order[first : first + config.window], config.batch_tokens, own, pads)
+            while self.at < len(batches):
+                yield batches[self.at]
+            self.block, self.at = self.block + 1, 0
+
+    def _generator(self, *key: int) -> torch.Generator:
+        """Random numbers of this run, round and key."""
+        drawn = np.random.SeedSequence([self.seed, self.round, *key]).generate_state(1, np.uint64)[0]
+        return torch.Generator().manual_seed(int(drawn) >> 1)
+
+    def _step(self, batch: SegmentBatch, index: Tensor) -> None:
+        config = self.config
+        rising = min(1.0, max(self.progress, 1e-4) / max(config.warmup, 1e-9))
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.lr * rising * 0.5 * (1 + math.cos(math.pi * self.progress))
+        if config.feature_noise > 0:
+            noise = torch.randn(batch.features.shape, generator=self._generator(3, self.steps))
+            batch.features += self._blur * noise
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = CloningLoss(self.policy, batch.to(self.device))
+        loss.mean.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, config.max_grad_norm, error_if_nonfinite=True)
+        self.optimizer.step()
+        self._sums.add(loss)
+        self.steps, self.seen, self.at = self.steps + 1, self.seen + len(index), self.at + 1
+        self.tokens += loss.count
+
+    def _metrics(self) -> Metrics:
+        """Where the cloning is, with the means since the last call."""
+        sums, self._sums = self._sums, _Sums()
+        lr = self.optimizer.param_groups[0]["lr"]
+        where = {"bc_progress": self.progress, "bc_round": self.round, "bc_steps": self.steps, "bc_tokens": self.tokens}
+        return {**where, "bc_seconds": self.seconds, "bc_lr": lr, **sums.metrics("bc")}
+
+    @torch.no_grad()
+    def evaluate(self) -> Metrics:
+        """Loss and accuracy on episodes kept from training; empty where none are."""
+        if not len(self.held_out):
+            return {}
         sums = _Sums()
-        with torch.no_grad():
-            for index in demonstrations.batches(held_out, config.batch_tokens, generator):
-                sums.add(_Loss(policy, demonstrations.batch(index).to(device)))
-        result |= sums.metrics("bc_held_out")
-    log(result)
-    return result
+        some = self.held_out[:HELD_OUT_EPISODES]
+        with self.policy.bound_to(self.demonstrations.instruction_text):
+            for index in self.demonstrations.batches(
+                some, self.config.batch_tokens, self._generator(4), self.policy.pads
+            ):
+                sums.add(CloningLoss(self.policy, self.demonstrations.batch(index).to(self.device)))
+        return sums.metrics("bc_held_out")
+
+    def summary(self) -> Metrics:
+        """What came of it: steps, seconds, episodes trained on, means since the last log, held-out metrics."""
+        count = {"bc_steps": self.steps, "bc_seconds": self.seconds, "bc_tokens": self.tokens}
+        return {**count, "bc_episodes": len(self.used), **self._sums.metrics("bc"), **self.evaluate()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that `load_state_dict` needs but the policy's weights, as plain values and tensors."""
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "seconds": self.seconds,
+            "numbers": None if self.numbers is None else torch.tensor(self.numbers),
+            **{name: getattr(self, name) for name in _COUNTERS},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken; UserError for what is no such state."""
+        try:
+            self.optimizer.load_state_dict(state["optimizer"])
+            self._before = float(state["seconds"])
+            self.numbers = None if state["numbers"] is None else state["numbers"].tolist()
+            for name in _COUNTERS:
+                setattr(self, name, type(getattr(self, name))(state[name]))
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            raise UserError(f"the checkpoint is none of behaviour cloning, or of another policy ({error})") from None
 
 
-class _Loss:
-    """Cross-entropy of one batch, over its steps."""
+_COUNTERS = ("round", "steps", "tokens", "seen", "block", "at", "finished")
+
+
+class CloningLoss:
+    """Cross-entropy of one batch, over its steps, to the labels in `action`."""
 
     def __init__(self, policy: Policy, batch: SegmentBatch) -> None:
         logits, _ = policy.action_logits(batch)
         logits, label = logits[batch.valid], batch.action[batch.valid]
         self.mean = torch.nn.functional.cross_entropy(logits, label)
-        self.right = int((logits.argmax(-1) == label).sum())
+        self.right = (logits.argmax(-1) == label).sum()
         self.count = len(label)
 
 
 class _Sums:
-    """Running means over steps."""
+    """Running means over steps; they stay on the device till they are asked for."""
 
     def __init__(self) -> None:
-        self.loss, self.right, self.count = 0.0, 0, 0
+        self.loss: Tensor | float = 0.0
+        self.right: Tensor | float = 0.0
+        self.count = 0
 
-    def add(self, loss: _Loss) -> None:
-        self.loss += float(loss.mean.detach()) * loss.count
-        self.right += loss.right
+    def add(self, loss: CloningLoss) -> None:
+        self.loss = self.loss + loss.mean.detach() * loss.count
+        self.right = self.right + loss.right
         self.count += loss.count
 
     def metrics(self, prefix: str) -> Metrics:
         if self.count == 0:
             return {}
-        return {f"{prefix}_loss": self.loss / self.count, f"{prefix}_accuracy": self.right / self.count}
+        return {f"{prefix}_loss": float(self.loss) / self.count, f"{prefix}_accuracy": float(self.right) / self.count}

@@ -26,15 +26,17 @@ from llarp.policy.base import Policy
 
 FORMAT = 1
 FROZEN_FILE = "frozen.pt"
-_NAME = re.compile(r"step_(\d+)\.pt")
+CLONE, PPO = "bc", "step"
+"""What the names of checkpoints begin with: in behaviour cloning they count gradient steps, else environment steps."""
+_NAME = re.compile(r"(bc|step)_(\d+)\.pt")
 _UNREADABLE = (
     OSError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, pickle.UnpicklingError
 )  # fmt: skip
 
 
-def file_name(env_steps: int) -> str:
-    """Name of the checkpoint after so many environment steps."""
-    return f"step_{env_steps:010d}.pt"
+def file_name(steps: int, kind: str = PPO) -> str:
+    """Name of the checkpoint after so many steps."""
+    return f"{kind}_{steps:010d}.pt"
 
 
 def save(path: Path, policy: Policy, trainer: dict[str, Any]) -> None:
@@ -78,12 +80,18 @@ def load(path: Path, policy: Policy) -> dict[str, Any]:
 
 
 def latest(run_dir: Path) -> Path:
-    """The checkpoint with the most steps in a run folder; UserError if there is none."""
+    """The newest checkpoint in a run folder; UserError if there is none."""
     return latest_in(run_dir / "checkpoints")
 
 
+def latest_clone(run_dir: Path) -> Path | None:
+    """The newest one of behaviour cloning in a run folder, if any."""
+    found = _checkpoints(run_dir / "checkpoints", CLONE)
+    return found[-1] if found else None
+
+
 def latest_in(folder: Path) -> Path:
-    """The checkpoint with the most steps in a folder; UserError if there is none."""
+    """The newest checkpoint in a folder: with the most steps, of PPO if that has begun; UserError if there is none."""
     found = _checkpoints(folder)
     if not found:
         raise UserError(f"{folder}: has no checkpoint; start a new run with `llarp train`")
@@ -91,9 +99,10 @@ def latest_in(folder: Path) -> Path:
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Removes all but the newest `keep` checkpoints."""
-    for path in _checkpoints(folder)[:-keep]:
-        path.unlink()
+    """Removes all but the newest `keep` checkpoints of each kind."""
+    for kind in (CLONE, PPO):
+        for path in _checkpoints(folder, kind)[:-keep]:
+            path.unlink()
 
 
 def random_state() -> dict[str, Any]:
@@ -119,9 +128,10 @@ def set_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all(state["cuda"])
 
 
-def _checkpoints(folder: Path) -> list[Path]:
-    named = [(int(match[1]), path) for path in folder.glob("step_*.pt") if (match := _NAME.fullmatch(path.name))]
-    return [path for _, path in sorted(named)]
+def _checkpoints(folder: Path, kind: str = "") -> list[Path]:
+    """Those of a folder (of one kind only), oldest first; cloning comes before PPO."""
+    named = [(match[1], int(match[2]), path) for path in folder.glob("*.pt") if (match := _NAME.fullmatch(path.name))]
+    return [path for found, _, path in sorted(named) if found.startswith(kind)]
 
 
 def write_tree(path: Path, tree: dict[str, Any]) -> None:

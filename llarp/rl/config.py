@@ -51,42 +51,57 @@ class PPOConfig:
 
 @dataclass(frozen=True)
 class BCConfig:
-    """Warm start by behaviour cloning of a planner's demonstrations."""
+    """Behaviour cloning of a planner's demonstrations: as an algorithm of its own, before PPO, or beside it."""
 
     # Planner that gives the labels; the explorer has seen no more than the robot could have.
     demonstrator: Literal["explorer", "oracle", "sweep"] = "explorer"
-    episodes: int = 3000  # demonstrations to collect
-    collect_minutes: float = 2.75  # stop collecting after this long, however many there are
+    demonstrations: str = ""  # folder they are kept in, for many runs; empty: the run's own
+    episodes: int = 3000  # demonstrations to have; those that the folder lacks are collected
+    collect_minutes: float = 2.75  # stop collecting after this long, however many there are; 0: no limit
     noise: float = 0.12  # share of steps at which a mistake is made, while the label stays the planner's
-    epochs: int = 20  # passes over the demonstrations
-    train_minutes: float = 4.0  # stop training after this long; the learning rate's schedule follows the clock
+    epochs: int = 20  # passes over the demonstrations, in each round
+    train_minutes: float = 4.0  # the schedule of all rounds ends after this long, if not before; 0: no limit
+    checkpoint_minutes: float = 10.0  # between two checkpoints; the last state is always kept
+    dagger_rounds: int = 0  # then the policy acts, the planner labels, and cloning goes on with those episodes as well
+    dagger_episodes: int = 1000  # how many of them in each round
+    dagger_beta: float = 0.0  # share of those that the planner plays itself, in round k to the power of k
     lr: float = 1e-3  # AdamW's peak learning rate
     weight_decay: float = 0.01  # AdamW's weight decay
     warmup: float = 0.05  # share of the training over which the learning rate rises
-    batch_tokens: int = 256  # padded steps a gradient step sees
+    batch_tokens: int = 256  # steps of episodes a gradient step sees
+    # An instruction that is no longer in policy.instruction_cache_mb is read anew, which costs about half as much as
+    # the training on its episode. So passes can come several at a time over as many episodes as the cache holds.
+    window: int = 2000  # episodes
+    window_passes: int = 1  # passes over them at a time
     feature_noise: float = 0.0  # Gaussian noise on the pictures' features, in their standard deviations
     max_grad_norm: float = 1.0  # gradients are scaled down to this global norm
     holdout: float = 0.05  # share of the episodes kept for the printed loss and accuracy
 
     def __post_init__(self) -> None:
-        for name in ("episodes", "epochs", "batch_tokens"):
+        for name in ("episodes", "epochs", "batch_tokens", "dagger_episodes", "window", "window_passes"):
             check_range(f"bc.{name}", getattr(self, name), 1)
-        for name in ("collect_minutes", "train_minutes", "weight_decay", "feature_noise"):
+        for name in ("collect_minutes", "train_minutes", "weight_decay", "feature_noise", "dagger_rounds"):
             check_range(f"bc.{name}", getattr(self, name), 0)
-        for name in ("lr", "max_grad_norm"):
+        for name in ("lr", "max_grad_norm", "checkpoint_minutes"):
             check_range(f"bc.{name}", getattr(self, name), 1e-12)
         for name in ("noise", "warmup", "holdout"):
             check_range(f"bc.{name}", getattr(self, name), 0, 0.95)
+        check_range("bc.dagger_beta", self.dagger_beta, 0, 1)
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """One training run."""
 
+    algorithm: Literal["ppo", "bc"] = "ppo"  # "bc": behaviour cloning and nothing else
+    init: str = ""  # run or checkpoint whose weights training starts from; empty: random ones
     total_steps: int = 20_000  # PPO's environment steps, all worlds together
     max_minutes: float = 0.0  # PPO also ends after this long; 0: no limit
-    warm_start: Literal["bc", "none"] = "bc"  # "bc": clone demonstrations first; "none": PPO from random weights
-    critic_warmup_steps: int = 1500  # environment steps of fresh rollouts on which the critic is fitted before PPO
+    session_minutes: float = 0.0  # stop after this long as if asked to, to be resumed; 0: no limit
+    warm_start: Literal["bc", "none"] = "bc"  # "bc": clone demonstrations before PPO
+    # Environment steps of fresh rollouts on which the critic is fitted, the rest frozen, before PPO follows cloning or
+    # train.init; 0: it is not.
+    critic_warmup_steps: int = 1500
     success_window: int = 200  # success rate and mean return are over this many episodes finished last
     checkpoint_interval: int = 10  # updates between two checkpoints; the last state is always kept
     keep_checkpoints: int = 2  # how many of the newest are kept
@@ -97,8 +112,13 @@ class TrainConfig:
     eval_split: str = "new_scenes"  # which split those come from
 
     def __post_init__(self) -> None:
-        for name in ("total_steps", "success_window", "checkpoint_interval", "keep_checkpoints", "critic_warmup_steps"):
+        for name in ("total_steps", "success_window", "checkpoint_interval", "keep_checkpoints"):
             check_range(f"train.{name}", getattr(self, name), 1)
-        for name in ("max_minutes", "eval_episodes"):
+        for name in ("max_minutes", "session_minutes", "eval_episodes", "critic_warmup_steps"):
             check_range(f"train.{name}", getattr(self, name), 0)
         check_range("train.preempt_share", self.preempt_share or 0, 0, 1)
+
+    @property
+    def clones(self) -> bool:
+        """Whether demonstrations are cloned, first or only."""
+        return self.algorithm == "bc" or self.warm_start == "bc"
