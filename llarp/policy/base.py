@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -50,15 +49,6 @@ class Policy(nn.Module, ABC):
         """Say how to get an instruction's text from its id (`env.instruction_text`)."""
         self._lookup = lookup
 
-    @contextmanager
-    def bound_to(self, lookup: Callable[[int], str]) -> Iterator[None]:
-        """`bind_instructions` for the length of a `with`."""
-        before, self._lookup = self._lookup, lookup
-        try:
-            yield
-        finally:
-            self._lookup = before
-
     def instruction_text(self, instruction_id: int) -> str:
         """The text of an instruction id; RuntimeError before `bind_instructions`."""
         if self._lookup is None:
@@ -67,6 +57,9 @@ class Policy(nn.Module, ABC):
 
     def prepare_instructions(self, texts: list[str]) -> None:  # noqa: B027 (a policy may have nothing to prepare)
         """Told which instructions will come up soon, a policy can work on them together."""
+
+    def expect_instructions(self, count: int) -> None:  # noqa: B027 (a policy may keep none)
+        """Told how many instructions will be in use at a time, a policy need not take memory for many more."""
 
     @abstractmethod
     def initial_state(self, num_envs: int) -> State:

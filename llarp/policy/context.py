@@ -7,6 +7,7 @@ visual token of step t at length + t * K + k.
 
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict
 from dataclasses import dataclass
 
@@ -49,6 +50,7 @@ class InstructionCache:
         self._entries: OrderedDict[str, tuple[list[int], int]] = OrderedDict()  # text -> its pages, its tokens
         self._pages = torch.empty(0)  # (pages, 2, L, H, PAGE, D)
         self._free: list[int] = []
+        self._most = sys.maxsize  # pages, see `limit`
 
     def get(self, texts: list[str]) -> Prefixes:
         """Prefixes of B texts; UserError for a text longer than `max_tokens`."""
@@ -80,6 +82,13 @@ class InstructionCache:
                 self._write(text, entry)
                 self.num_computed += 1
 
+    def limit(self, texts: int) -> None:
+        """Take no more memory from now on than so many of the longest texts need, or than has been written to."""
+        written = max((page for own, _ in self._entries.values() for page in own), default=-1) + 1
+        self._most = room = max(written, texts * pages_of(self.max_tokens))
+        self._pages = self._pages[:room]
+        self._free = [page for page in self._free if page < room]
+
     def _make_room(self, pages: int, keep: set[str]) -> bool:
         """Forget the texts that were not asked for longest, but none of `keep`; whether there is room for so many."""
         while len(self._free) < pages and self._entries and next(iter(self._entries)) not in keep:
@@ -101,7 +110,7 @@ class InstructionCache:
         """More pages: first as many as the budget allows, then only what one call cannot do without."""
         two, layers, heads, _, size = entry.shape
         have, page = len(self._pages), entry.element_size() * two * layers * heads * PAGE * size
-        more = max(count, have, 0 if have else self.max_bytes // page)
+        more = max(count, have, 0 if have else min(self.max_bytes // page, self._most))
         pages = entry.new_empty(have + more, two, layers, heads, PAGE, size)  # memory is taken as it is written
         if have:
             pages[:have] = self._pages

@@ -92,6 +92,11 @@ class LLaRPPolicy(Policy):
         """Compute the prefixes of instructions that will come up soon, many in one pass."""
         self.instructions.prepare([self._prompt(text) for text in texts])
 
+    def expect_instructions(self, count: int) -> None:
+        """See `Policy.expect_instructions`; a GPU's memory is taken at once, and a budget that is set stays."""
+        if self.device.type == "cpu" and not self.config.instruction_cache_mb:
+            self.instructions.limit(count)
+
     def initial_state(self, num_envs: int) -> State:
         """State of N worlds, none of them started."""
         config, device = self.config, self.device

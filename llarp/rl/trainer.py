@@ -69,6 +69,8 @@ class Trainer:
         started = time.monotonic() - self.wall_s
         if not self.collector.started:
             self.start()
+        # Those running, and those that begin in a rollout where episodes take 8 steps.
+        self.policy.expect_instructions(self.collector.env.num_envs * (4 + self.ppo.num_steps // 8))
         while not self.ranks.any(stop() or self._used_up()):
             num_steps, share = self.ppo.num_steps, self.train.preempt_share or 0.0
             watch = Watch(self.ranks, stop, self.collector.buffer, num_steps, share)
