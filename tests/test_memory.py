@@ -41,14 +41,14 @@ def test_instruction_cache_takes_no_more_than_it_is_limited_to(tmp_path: Path) -
     assert cache.num_computed == 20
     cache.get(texts[:20])
     assert cache.num_computed == 20
-    room = len(cache.pages)
-    assert room == sum(len(cache.where(text)[0]) for text in texts[:20])
+    room = len(cache._pages)
+    assert room == sum(len(cache._entries[text][0]) for text in texts[:20])
     for text in texts:
         cache.get([text])
-    assert len(cache.pages) == room and cache.where(texts[0]) is None and cache.where(texts[-1]) is not None
+    assert len(cache._pages) == room and texts[0] not in cache._entries and texts[-1] in cache._entries
 
     early = InstructionCache(llm, 24, 1 << 24)
     early.limit(4)  # before there is anything
     for text in texts:
         early.get([text])
-    assert len(early.pages) == 4 * longest
+    assert len(early._pages) == 4 * longest
