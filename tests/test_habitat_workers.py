@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,29 @@ def test_other_worlds_are_undisturbed_by_a_loss(fakes):
         if step < LENGTH - 1:  # from the first end on the worlds share the episodes out otherwise
             assert torch.equal(whole[0]["rgb"][1:], lossy[0]["rgb"][1:])
             assert all(torch.equal(a[1:], b[1:]) for a, b in zip(whole[1:4], lossy[1:4], strict=True))
+
+
+def test_next_episodes_begin_without_being_waited_for(fakes):
+    env = fakes(2)
+    env.reset(seed=1)
+    play(env, LENGTH - 1)
+    ended, upcoming = env.world.episode.clone(), env.sampler.upcoming(2)
+    env.step_async(torch.ones(2))
+    while pipes := env.world.unanswered():
+        assert wait(pipes, 20)
+    stopped = processes(env)[0]
+    stopped.send_signal(signal.SIGSTOP)
+    try:
+        waiting = env.unanswered()  # both have ended their episode, and are told to begin another
+        assert env.world._pool.workers[0].pipe in waiting
+        assert wait([env.world._pool.workers[1].pipe], 20) and env.unanswered() == waiting[:1]
+    finally:
+        stopped.send_signal(signal.SIGCONT)
+    observation, reward, _, truncated, info = env.step_wait()
+    assert truncated.all() and not info["dropped"].any()
+    assert torch.equal(env.world.episode, upcoming) and not torch.equal(ended, upcoming)
+    assert observation["rgb"][:, 0, 0, 0].tolist() == [name % 251 for name in names(env, upcoming)]
+    assert env.unanswered() == [] and play(env, 1)[4]["progress"].tolist() == pytest.approx([0.1, 0.1])
 
 
 @pytest.mark.parametrize("mode", ["next_step", "disabled"])

@@ -144,6 +144,8 @@ class LanguageRearrangementVectorEnv(VectorEnv):
         self._final: Any = None
         self._rgb: Tensor | None = None
         self._asked: Tensor | None = None  # actions of a step that has begun
+        self._judged: tuple[StepResult, StepInfo] | None = None  # its outcome, once that is known
+        self._starting: Tensor | None = None  # worlds whose next episode is being begun
 
     # -- Gymnasium ------------------------------------------------------------------------------------------------
 
@@ -164,6 +166,7 @@ class LanguageRearrangementVectorEnv(VectorEnv):
             if mask.shape != (self.num_envs,):
                 raise ValueError(f"reset_mask has shape {tuple(mask.shape)}, expected ({self.num_envs},)")
         self._begin(mask)
+        self._await_beginning()
         self._done = self._done & ~mask
         standing = self.world.standing()
         return self._observation(), self._info(standing, standing.terminated, None)
@@ -192,14 +195,27 @@ class LanguageRearrangementVectorEnv(VectorEnv):
             self.world.ask(action)
 
     def unanswered(self) -> list[Any]:
-        """Connections to the processes that are still at work on the step; none where `step_wait` need not wait."""
-        return self.world.unanswered() if self.config.backend == "habitat" else []
+        """Connections to the processes that `step_wait` would have to wait for, at work on the step, or on the episodes
+        that begin after it."""
+        if self.config.backend != "habitat":
+            return []
+        pipes = self.world.unanswered()
+        if not pipes and self._asked is not None and self._judged is None:
+            self._judged = self._judge(self._asked)
+            pipes = self.world.unanswered()
+        return pipes
 
     def step_wait(self) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """The end of the step that `step_async` began."""
-        action, self._asked = self._asked, None
-        if action is None:
+        if self._asked is None:
             raise RuntimeError("step_wait() without step_async()")
+        result, info = self._judged or self._judge(self._asked)
+        self._asked = self._judged = None
+        self._await_beginning()
+        return self._observation(), *self._out(result.reward, result.terminated, result.truncated), info
+
+    def _judge(self, action: Tensor) -> tuple[StepResult, StepInfo]:
+        """What a step gave; the episodes that follow it are asked for."""
         mode = self.autoreset_mode
         starting = self._done if mode == AutoresetMode.NEXT_STEP else torch.zeros_like(self._done)
         invalid = self.world.apply(action) & ~starting
@@ -229,8 +245,7 @@ class LanguageRearrangementVectorEnv(VectorEnv):
             self._begin_any(done)
         else:
             self._done = done
-            self._rgb = self.world.render()
-        return self._observation(), *self._out(result.reward, result.terminated, result.truncated), info
+        return result, info
 
     def close_extras(self, **kwargs: Any) -> None:
         """Ends Habitat's processes."""
@@ -315,13 +330,21 @@ class LanguageRearrangementVectorEnv(VectorEnv):
         return [self.episodes.split, self.episodes.seed, len(self.episodes), int(self.episodes.episode_id.sum())]
 
     def _begin(self, mask: Tensor) -> None:
-        while True:
-            episode, occurrence = self.sampler.next(mask)
-            failed = self.world.reset(mask, episode, occurrence)
-            if failed is None or not bool(failed.any()):
-                break
-            self._set_aside(episode[failed].tolist())  # Habitat could not begin these
-            mask = failed
+        """Start new episodes where `mask` says; Habitat's processes work on them until `_await_beginning`."""
+        episode, occurrence = self.sampler.next(mask)
+        if self.config.backend == "habitat":
+            self.world.ask_reset(mask, episode, occurrence)
+            self._starting = mask
+        else:
+            self.world.reset(mask, episode, occurrence)
+
+    def _await_beginning(self) -> None:
+        """The end of what `_begin` began, if anything, and what is then seen."""
+        while self._starting is not None:
+            failed, self._starting = self.world.reset_wait(), None
+            if bool(failed.any()):  # Habitat could not begin these
+                self._set_aside(self.world.episode[failed].tolist())
+                self._begin(failed)
         self._rgb = self.world.render()
 
     def _set_aside(self, rows: list[int]) -> None:
@@ -334,9 +357,7 @@ class LanguageRearrangementVectorEnv(VectorEnv):
 
     def _begin_any(self, mask: Tensor) -> None:
         """Start new episodes where `mask` says; on CPU the common step without any skips the work."""
-        if self.device.type == "cpu" and not bool(mask.any()):
-            self._rgb = self.world.render()
-        else:
+        if self.device.type != "cpu" or bool(mask.any()):
             self._begin(mask)
 
     def _observation(self) -> Any:

@@ -499,8 +499,8 @@ class LanguageRearrangementTask(EmbodiedTask):
     @torch.inference_mode()
     def judge(self) -> None:
         """Reward, progress and end of the step just made. Facts that published rules keep are those from before it."""
-        self._sim.read(self.state)
-        facts = self._know()
+        changed = self._sim.read(self.state)
+        facts = self._know() if changed or not self.invalid else self._known[0]
         if self._before is not None:
             facts = torch.where(self._before[0], self._before[1], facts)
         self.result = self.tracker.update(facts, torch.tensor([self.invalid]))

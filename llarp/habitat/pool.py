@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import select
 import subprocess
 import sys
 import tempfile
@@ -61,6 +62,8 @@ class Worker:
             theirs.close()
         self.memory: Memory = layout(self._map, settings.image_size)
         self.pipe: Connection = ours
+        self._poll = select.poll()  # `Connection.poll` makes one every time
+        self._poll.register(ours.fileno(), select.POLLIN)
         self.send(settings)
 
     def send(self, what: Any) -> None:
@@ -72,10 +75,14 @@ class Worker:
         """Begin a command of `worker.World`."""
         self.send((name, arguments))
 
+    def answered(self, patience_s: float = 0.0) -> bool:
+        """Whether an answer is there within so many seconds, or none can come any more."""
+        return bool(self._poll.poll(1000 * patience_s))
+
     def answer(self) -> Any:
         """What the command gave. Raises WorkerLost if the process died, hung or broke, UserError if it refused."""
         try:
-            if not self.pipe.poll(self.patience_s):
+            if not self.answered(self.patience_s):
                 raise WorkerLost(f"gave no answer for {self.patience_s:g} s")
             kind, value = receive(self.pipe)
         except (EOFError, ConnectionResetError, BrokenPipeError):

@@ -125,7 +125,8 @@ class World:
         return self._env.task.tracker.state_dict()
 
     def _see(self, observations: Any) -> None:
-        self._memory.rgb[...] = observations["head_rgb"]
+        for channel in range(3):  # a strided copy of three bytes at a time takes four times as long
+            self._memory.rgb[..., channel] = observations["head_rgb"][..., channel]
         if self._settings.visibility:
             self._memory.pixels[...] = self._env.sim.visible_pixels()
 

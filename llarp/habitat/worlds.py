@@ -88,6 +88,7 @@ class HabitatWorlds:
         self._results = np.zeros((num_worlds, len(RESULT)))
         self._over = np.ones(num_worlds, bool)  # no episode is running
         self._asked: list[int] | None = None  # worlds that are at work on a step
+        self._starting: dict[int, Beginning] = {}  # those at work on the beginning of an episode
         self._losses: dict[int, int] = {}  # by episode, in a row
         self.dropped = torch.zeros(num_worlds, dtype=torch.bool, device=self.device)
         self.set_aside: list[int] = []
@@ -102,16 +103,25 @@ class HabitatWorlds:
 
         Returns the worlds, bool (N,), whose episode could not be begun: it is to be set aside, and another one given.
         """
+        self.ask_reset(mask, episode, occurrence)
+        return self.reset_wait()
+
+    def ask_reset(self, mask: Tensor, episode: Tensor, occurrence: Tensor) -> None:
+        """Let worlds begin on what `reset` says; `reset_wait` then returns what that would."""
         rows = mask.cpu().nonzero()[:, 0].tolist()
         given, times = episode.cpu(), occurrence.cpu()
-        begins = {i: self._beginning(int(given[i]), int(times[i])) for i in rows}
-        for i in rows:
+        self._starting = {i: self._beginning(int(given[i]), int(times[i])) for i in rows}
+        for i, begin in self._starting.items():
             self.episode[i], self.occurrence[i] = given[i], times[i]
-            self._fill(i, begins[i].state)
-            self._pool.workers[i].ask("start", begins[i])
+            self._fill(i, begin.state)
+            self._pool.workers[i].ask("start", begin)
+
+    def reset_wait(self) -> Tensor:
+        """Wait for what `ask_reset` has asked."""
         failed = torch.zeros(self.num_worlds, dtype=torch.bool, device=self.device)
-        for i in rows:
-            failed[i] = not self._begun(i, begins[i])
+        for i, begin in self._starting.items():
+            failed[i] = not self._begun(i, begin)
+        self._starting = {}
         return failed
 
     def ask(self, action: Tensor) -> None:
@@ -122,9 +132,9 @@ class HabitatWorlds:
             self._pool.workers[i].ask("step", chosen[i])
 
     def unanswered(self) -> list[Connection]:
-        """Pipes of the workers that have not answered what `ask` has asked."""
-        pipes = [self._pool.workers[i].pipe for i in self._asked or []]
-        return [pipe for pipe in pipes if not pipe.poll()]
+        """Pipes of the workers that have not answered what `ask` or `ask_reset` has asked."""
+        asked = [self._pool.workers[i] for i in self._asked or self._starting]
+        return [worker.pipe for worker in asked if not worker.answered()]
 
     def apply(self, action: Tensor) -> Tensor:
         """Skill `action` (N,) in every world; returns where its precondition failed and nothing changed, bool (N,)."""
