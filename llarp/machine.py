@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 from dataclasses import dataclass
@@ -69,6 +70,16 @@ def cores() -> int:
     if len(quota) == 2 and quota[0].isdigit():
         usable = min(usable, max(1, int(quota[0]) // int(quota[1])))
     return usable
+
+
+def give_back_memory() -> None:
+    """Return memory that is free to the system, also between what is in use (glibc; elsewhere nothing happens).
+
+    Temporary tensors, each time of other sizes, leave holes among what stays, and these add up.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def free_memory_gib() -> float:

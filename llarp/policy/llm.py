@@ -120,6 +120,10 @@ class FrozenLLM(nn.Module):
         """Last hidden states of whole sequences (B, S, hidden), by the model's own forward with nothing of ours."""
         return self.call_backbone(inputs_embeds=embeds.to(self.dtype), use_cache=False).last_hidden_state
 
+    def describe(self) -> str:
+        """The model and what it computes in."""
+        return f"{self.name} ({str(self.dtype).removeprefix('torch.')})"
+
     def fingerprint(self) -> str:
         """sha256 of the weight files, as they lie on the disk."""
         files = sorted(self.folder.glob("*.safetensors")) or sorted(self.folder.glob("*.bin"))

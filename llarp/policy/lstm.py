@@ -173,4 +173,4 @@ class LSTMPolicy(LLaRPPolicy):
         return state
 
     def describe(self) -> str:
-        return f"{super().describe()} | LSTM: the llm reads instructions only"
+        return f"{super().describe()} | an LSTM acts: the llm reads instructions only"

@@ -201,8 +201,15 @@ class LLaRPPolicy(Policy):
 
     def describe(self) -> str:
         """One line for logs: frozen models, their weights, precision, parameter counts."""
-        precision = str(self.llm.dtype).removeprefix("torch.")
-        return f"llm {self.config.llm} ({precision}) | vision {self.vision.describe()} | {super().describe()}"
+        config = self.config
+        parts = [f"llm {self.llm.describe()}", f"vision {self.vision.describe()}"]
+        if config.pictures == "blank":
+            parts.append("pictures: all blank")
+        if config.resampler == "perceiver":
+            parts.append(f"{config.num_visual_tokens} visual tokens a step by a Perceiver resampler")
+        if config.head == "skill_names":
+            parts.append("head: scores of the skills' words")
+        return " | ".join([*parts, super().describe()])
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a policy folder (see `hub`) that loads as exactly this policy; `llarp ship` adds where it is from."""

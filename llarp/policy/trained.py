@@ -71,6 +71,12 @@ class TrainedLLM(FrozenLLM):
         """The trained weights, by name."""
         return {name: p for name, p in self.backbone.named_parameters() if p.requires_grad}
 
+    def describe(self) -> str:
+        trained, count = self.trained(), sum(p.numel() for p in self.backbone.parameters())
+        if len(trained) == sum(1 for _ in self.backbone.parameters()):
+            return f"of the shape of {super().describe()} with random weights, all {count:,} trained"
+        return f"{super().describe()} with LoRA: {sum(p.numel() for p in trained.values()):,} trained"
+
     def version(self) -> int:
         """A number that changes whenever a trained weight does."""
         return sum(p._version for p in self.backbone.parameters() if p.requires_grad)
@@ -197,9 +203,3 @@ class TrainedLLaRPPolicy(LLaRPPolicy):
         if self.config.llm_weights == "random":
             del frozen["llm"]
         return frozen
-
-    def describe(self) -> str:
-        count = sum(p.numel() for p in self.llm.trained().values())
-        how = "random weights, all trained" if self.config.llm_weights == "random" else (
-            f"LoRA of rank {self.config.lora_rank}")  # fmt: skip
-        return f"{super().describe()} | {count:,} of the trainable in the llm: {how}"

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from llarp.machine import give_back_memory
 from llarp.policy.base import Policy
 
 from . import checkpoint
@@ -88,6 +89,7 @@ class Trainer:
                 continue
             losses = ppo_update(self.policy, self.optimizer, rollout, self.ppo, self.generator, self.ranks)
             self.collector.refresh()
+            give_back_memory()
             self.updates += 1
             self.wall_s = time.monotonic() - started
             if self.ranks.leads:
