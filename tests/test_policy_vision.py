@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from llarp.errors import UserError
+from llarp.policy.llama import can_reorder
 from llarp.policy.vision import FrozenVision
 
 
@@ -29,6 +30,25 @@ def test_poolings():
         ours = make_vision(pool=pool)
         assert (ours.num_tokens, ours.dim) == features.shape[1:]
         torch.testing.assert_close(ours.encode(PICTURES).float(), features, atol=2e-3, rtol=0)
+
+
+@pytest.mark.skipif(not can_reorder(torch.zeros(1).bfloat16()), reason="torch has no bfloat16 order on this CPU")
+def test_plain_transformer_without_timm():
+    """As near to the float32 model as timm's own bfloat16, also after other weights were taken over."""
+    name, half = "vit_tiny_patch16_224", torch.bfloat16
+    exact, ours = (make_vision(pool="grid4", name=name, dtype=dtype) for dtype in (torch.float32, half))
+    assert exact.plain is None and ours.plain is not None
+    assert make_vision(name="test_resnet", dtype=half).plain is None
+    for factor in (1.0, 1.5):
+        weights = {name: tensor * factor for name, tensor in exact.weights_to_keep().items()}
+        exact.load_weights(weights)
+        ours.load_weights(weights)
+        timm = make_vision(pool="grid4", name=name, dtype=half)
+        timm.load_weights(weights)
+        timm.plain = None
+        right = exact.encode(PICTURES).float()
+        error, usual = ((model.encode(PICTURES).float() - right).square().mean().sqrt() for model in (ours, timm))
+        assert 0 < error <= 1.3 * usual < 0.05 * right.std()
 
 
 def test_convolutional_model():

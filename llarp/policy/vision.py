@@ -12,6 +12,8 @@ from torch.nn import functional as F
 
 from llarp.errors import UserError
 
+from . import vit
+
 RANDOM_SEED = 20231017
 """Seed of vision_weights="random": every run has the same untrained model."""
 
@@ -34,7 +36,7 @@ class FrozenVision(nn.Module):
         std = torch.tensor(config["std"])
         self.register_buffer("mean", torch.tensor(config["mean"]) / std, persistent=False)
         self.register_buffer("std", 255.0 * std, persistent=False)
-        choose_attention(self.backbone, self.mean.device)
+        self._prepare()
         probe = torch.zeros(1, image_size, image_size, 3, dtype=torch.uint8)
         self.num_tokens, self.dim = self.encode(probe).shape[1:]
 
@@ -44,8 +46,13 @@ class FrozenVision(nn.Module):
 
     def _apply(self, fn, recurse: bool = True) -> FrozenVision:
         super()._apply(fn, recurse)
-        choose_attention(self.backbone, self.mean.device)
+        self._prepare()
         return self
+
+    def _prepare(self) -> None:
+        """Whatever depends on where the weights are, and on their values."""
+        choose_attention(self.backbone, self.mean.device)
+        self.plain = vit.PlainViT(self.backbone, self.mean, self.std) if vit.fits(self.backbone) else None
 
     @torch.no_grad()
     def encode(self, rgb: Tensor) -> Tensor:
@@ -53,6 +60,8 @@ class FrozenVision(nn.Module):
         if rgb.dtype != torch.uint8 or rgb.shape[1:] != (self.image_size, self.image_size, 3):
             expected = f"uint8 (N, {self.image_size}, {self.image_size}, 3)"
             raise UserError(f"pictures are {rgb.dtype} {tuple(rgb.shape)}, expected {expected}; see policy.image_size")
+        if self.plain is not None:
+            return self._pool(self.plain(rgb)).half()
         dtype = next(self.backbone.parameters()).dtype
         pixels = rgb.to(self.mean.device).float().div_(self.std).sub_(self.mean).permute(0, 3, 1, 2)
         return self._pool(self.backbone.forward_features(pixels.to(dtype))).half()
@@ -97,6 +106,7 @@ class FrozenVision(nn.Module):
         """Take over weights that `weights_to_keep` gave."""
         self.backbone.load_state_dict(tensors)
         self.fingerprint = fingerprint_of(tensors)
+        self._prepare()
 
 
 def choose_attention(model: nn.Module, device: torch.device) -> None:
