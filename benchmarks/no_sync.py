@@ -26,21 +26,30 @@ def main(words: list[str]) -> int:
     steps = next((int(w.removeprefix("steps=")) for w in words if w.startswith("steps=")), 16)
     config = load("default", ["device=cuda", *(w for w in words if not w.startswith("steps="))])
     collector = _trainer(config, 1).collector
-    for _ in range(4):  # compiles, allocates
-        collector.step()
+    lookahead = collector.parts[0].lookahead
+
+    def next_rollout() -> None:
+        """What comes between two rollouts, in which instructions are read ahead."""
+        collector.finish()
+        collector.refresh()
+
+    collector.run(config.ppo.num_steps)  # compiles, allocates
+    next_rollout()
+    read = lookahead.times_read if lookahead else 0
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")
-        for _ in range(steps):
-            collector.step()
+        collector.run(steps)
         torch.cuda.set_sync_debug_mode("default")
     waits = Counter(f"{w.filename}:{w.lineno}" for w in caught if "synchroniz" in str(w.message))
     for place, count in waits.most_common():
         print(f"{count / steps:6.2f} waits a step at {place}")
+    if lookahead:
+        print(f"{lookahead.times_read - read} times instructions had to be read within {steps} steps")
+    next_rollout()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        for _ in range(steps):
-            collector.step()
+        collector.run(steps)
     except RuntimeError as error:
         print(f"the loop waits for the device: {str(error).splitlines()[0]}")
         return 1

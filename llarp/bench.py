@@ -111,10 +111,10 @@ class ChangingActions:
         """One action a world, int64 (N,), of those valid, bool (N, 70)."""
         allowed = valid.float()
         allowed[:, OPEN_FRIDGE:] = 0
-        rows = torch.arange(len(valid), device=valid.device)
-        stayed = self.last_nav >= 0
-        allowed[rows[stayed], self.last_nav[stayed]] = 0
-        action = torch.multinomial(allowed, 1, generator=self.generator)[:, 0]
+        nav = self.last_nav.clamp(min=0)[:, None]
+        allowed.scatter_(1, nav, torch.where(self.last_nav[:, None] >= 0, 0.0, allowed.gather(1, nav)))
+        race = torch.empty_like(allowed).exponential_(generator=self.generator)
+        action = (allowed / race).argmax(1)  # torch.multinomial, without its wait for the device
         self.last_nav = torch.where(action < PICK_BASE, action, self.last_nav)
         return action
 
@@ -299,7 +299,7 @@ def _play_as_trained(env: LanguageRearrangementVectorEnv, seed: int) -> None:
 
     def step_or_end(action: Tensor) -> Any:
         ends = torch.rand(env.num_envs, generator=generator, device=env.device) < 1 / STEPS_TO_SUCCESS
-        tracker.steps[ends] = tracker.config.max_steps - 1
+        tracker.steps.masked_fill_(ends, tracker.config.max_steps - 1)
         valid = env.valid_actions()
         return step(torch.where(valid.gather(1, action[:, None])[:, 0], action, others.draw(valid)))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -124,57 +126,90 @@ def apply(
     half_size: Tensor,
     rules: str = "clean",
     possible: Tensor | None = None,
+    whole: bool = False,
 ) -> Tensor:
     """Takes one skill in every world, in place; returns where it was invalid (nothing changed there), bool (N,).
 
     `action` int64 (N,); `draws` (N, NUM_DRAWS) uniform in [0, 1), used only where something is put down; `half_size`
-    (K, 3) of the object catalogue; `possible` (N, 70) what `valid_actions` gives, where it is known already."""
+    (K, 3) of the object catalogue; `possible` (N, 70) what `valid_actions` gives, where it is known already. `whole`
+    computes every kind of skill for every world and keeps what applies, with the same result: more work, but the host
+    need not wait for a device to say which worlds do what."""
     if possible is None:
         possible = valid_actions(state, rules)
     valid = possible.gather(1, action[:, None])[:, 0]
 
-    def taken(first: int, last: int) -> Tensor:
-        return (valid & (action >= first) & (action < last)).nonzero()[:, 0]
+    def taken(first: int, last: int) -> Iterator[tuple[_Where, Tensor]]:
+        """The worlds that take one of the skills from `first` to before `last`, if any, and which of these each."""
+        here = valid & (action >= first) & (action < last)
+        rows = torch.arange(len(action), device=action.device) if whole else here.nonzero()[:, 0]
+        if len(rows):
+            yield _Where(rows, here if whole else None), (action[rows] - first).clamp(0, last - first - 1)
 
-    if len(rows := taken(NAV_BASE, PICK_BASE)):
-        _nav(state, rows, action[rows] - NAV_BASE)
-    if len(rows := taken(PICK_BASE, PLACE_BASE)):
-        _pick(state, rows, action[rows] - PICK_BASE, rules)
-    if len(rows := taken(PLACE_BASE, OPEN_FRIDGE)):
+    for where, target in taken(NAV_BASE, PICK_BASE):
+        _nav(state, where, target)
+    for where, category in taken(PICK_BASE, PLACE_BASE):
+        _pick(state, where, category, rules)
+    for where, receptacle in taken(PLACE_BASE, OPEN_FRIDGE):
         if is_published(rules):
-            _place_anywhere(state, rows, action[rows] - PLACE_BASE, draws[rows])
+            _place_anywhere(state, where, receptacle, draws[where.rows])
         else:
-            _place(state, rows, action[rows] - PLACE_BASE, draws[rows], half_size)
-    if len(rows := taken(OPEN_FRIDGE, NUM_ACTIONS)):
-        _set_joint(state, rows, *_handle(action[rows]), rules)
+            _place(state, where, receptacle, draws[where.rows], half_size)
+    for where, _ in taken(OPEN_FRIDGE, NUM_ACTIONS):
+        _set_joint(state, where, *_handle(action[where.rows]), rules)
     return ~valid
 
 
 def refresh(state: WorldState) -> None:
     """Puts held objects where the gripper is, in place; for whoever moved a robot without `apply`."""
-    _carry(state, (state.held >= 0).nonzero()[:, 0])
+    _carry(state, _Where((state.held >= 0).nonzero()[:, 0]))
 
 
-def _carry(state: WorldState, rows: Tensor) -> None:
-    """`rows`: worlds with an object in the hand."""
+@dataclass
+class _Where:
+    """Worlds that something happens in: of `rows` (R,) those that `only` bool (R,) names, None: all of them."""
+
+    rows: Tensor
+    only: Tensor | None = None
+
+    def put(self, tensor: Tensor, value: Tensor | float, column: Tensor | None = None) -> None:
+        """tensor[rows] = value, or tensor[rows, column] = value."""
+        index = self.rows if column is None else (self.rows, column)
+        if self.only is None:
+            tensor[index] = value
+        else:
+            old = tensor[index]
+            tensor[index] = torch.where(self.only.view(-1, *[1] * (old.dim() - 1)), value, old)
+
+    def with_object(self, state: WorldState) -> _Where:
+        """Those with something in the hand."""
+        holding = state.held[self.rows] >= 0
+        return _Where(self.rows[holding]) if self.only is None else _Where(self.rows, self.only & holding)
+
+
+def _carry(state: WorldState, where: _Where) -> None:
+    """`where`: worlds with an object in the hand."""
+    rows = where.rows
     slot, robot = state.held[rows], state.robot[rows]
-    state.object_position[rows, slot] = gripper_position(robot, state.robot_height[rows])
-    state.object_yaw[rows, slot] = robot[:, 2]
-    state.object_tilt[rows, slot] = 0.0
+    where.put(state.object_position, gripper_position(robot, state.robot_height[rows]), slot)
+    where.put(state.object_yaw, robot[:, 2], slot)
+    if state.object_tilt.shape[-1]:
+        where.put(state.object_tilt, 0.0, slot)
 
 
-def _nav(state: WorldState, rows: Tensor, target: Tensor) -> None:
-    state.robot[rows], state.robot_height[rows] = state.nav_pose[rows, target], state.nav_height[rows, target]
-    _carry(state, rows[state.held[rows] >= 0])
+def _nav(state: WorldState, where: _Where, target: Tensor) -> None:
+    rows = where.rows
+    where.put(state.robot, state.nav_pose[rows, target])
+    where.put(state.robot_height, state.nav_height[rows, target])
+    _carry(state, where.with_object(state))
 
 
-def _pick(state: WorldState, rows: Tensor, category: Tensor, rules: str) -> None:
-    here = state.rows(rows)
+def _pick(state: WorldState, where: _Where, category: Tensor, rules: str) -> None:
+    here = state.rows(where.rows)
     fits = pickable(here, rules) & (here.object_category == category[:, None])
     slot = fits.int().argmax(1)  # the first one
-    state.held[rows] = slot
-    state.object_inside[rows, slot] = -1
-    _carry(state, rows)
+    where.put(state.held, slot)
+    where.put(state.object_inside, -1, slot)
+    _carry(state, where)
 
 
 def _handle(action: Tensor) -> tuple[Tensor, Tensor]:
@@ -184,41 +219,43 @@ def _handle(action: Tensor) -> tuple[Tensor, Tensor]:
     return handle, opens
 
 
-def _set_joint(state: WorldState, rows: Tensor, handle: Tensor, opens: Tensor, rules: str) -> None:
+def _set_joint(state: WorldState, where: _Where, handle: Tensor, opens: Tensor, rules: str) -> None:
     """Opens or closes. What lies in a drawer moves with it in clean rules and stays where it is in published ones."""
+    rows = where.rows
     target = torch.where(opens, open_to(handle.device)[handle], 0.0)
     moved = target - state.joint[rows, handle]
-    state.joint[rows, handle] = target
+    where.put(state.joint, target, handle)
     if is_published(rules):
         return
     inside = state.object_inside[rows]
     container = inside.clamp(min=0)
     goes_along = (inside >= 0) & (joint_of(handle.device)[container] == handle[:, None])
     shift = state.receptacle_slide[rows].gather(1, container[..., None].expand(-1, -1, 3)) * moved[:, None, None]
-    state.object_position[rows] += torch.where(goes_along[..., None], shift, 0.0)
+    where.put(state.object_position, state.object_position[rows] + torch.where(goes_along[..., None], shift, 0.0))
 
 
-def _place_anywhere(state: WorldState, rows: Tensor, receptacle: Tensor, draws: Tensor) -> None:
+def _place_anywhere(state: WorldState, where: _Where, receptacle: Tensor, draws: Tensor) -> None:
     """The published way: a point of the receptacle's box, shrunk, its height included, whatever else is there."""
-    each = torch.arange(len(rows), device=rows.device)
+    rows = where.rows
     slot = state.held[rows]
-    center, span = (x[rows][each, receptacle] for x in (state.receptacle_center, state.receptacle_span))
-    state.object_position[rows, slot] = center + (draws[:, :3] * 2 - 1) * PLACE_SHRINK * span
-    state.object_yaw[rows, slot] = 0.0
-    state.object_inside[rows, slot] = torch.where(joint_of(rows.device)[receptacle] >= 0, receptacle, -1)
-    state.held[rows] = -1
+    center, span = state.receptacle_center[rows, receptacle], state.receptacle_span[rows, receptacle]
+    where.put(state.object_position, center + (draws[:, :3] * 2 - 1) * PLACE_SHRINK * span, slot)
+    where.put(state.object_yaw, 0.0, slot)
+    where.put(state.object_inside, torch.where(joint_of(rows.device)[receptacle] >= 0, receptacle, -1), slot)
+    where.put(state.held, -1)
 
 
-def _place(state: WorldState, rows: Tensor, receptacle: Tensor, draws: Tensor, half_size: Tensor) -> None:
+def _place(state: WorldState, where: _Where, receptacle: Tensor, draws: Tensor, half_size: Tensor) -> None:
     """Puts held objects down: of 16 random points, the first that is clear of other objects and in picking reach of
     where nav leads; if none is clear, the clearest in reach; if none is in reach, the nearest."""
+    rows = where.rows
     here = state.rows(rows)
     each = torch.arange(len(rows), device=rows.device)
     slot = here.held
     points = _points(here, receptacle, draws[:, :-1].reshape(-1, _CANDIDATES, 2))
     points[..., 2] += half_size[here.object_model[each, slot], 2][:, None]
-    others = here.object_category >= 0
-    others[each, slot] = False
+    slots = torch.arange(MAX_OBJECTS, device=rows.device)
+    others = (here.object_category >= 0) & (slots != slot[:, None])
     dx, dy, dz = (points[:, :, None] - here.object_position[:, None]).unbind(-1)
     apart = (dx * dx + dy * dy + dz * dz).sqrt()  # (R, 16, M)
     clearance = torch.where(others[:, None], apart, math.inf).amin(-1)
@@ -226,10 +263,10 @@ def _place(state: WorldState, rows: Tensor, receptacle: Tensor, draws: Tensor, h
     distance, _ = polar(stand, points[..., :2])
     score = torch.where(can_pick_from(stand, points[..., :2]), clearance.clamp(max=PLACE_GAP_M), -distance)
     best = points[each, score.argmax(1)]
-    state.object_position[rows, slot] = best
-    state.object_yaw[rows, slot] = (draws[:, -1] * 2 - 1) * math.pi
-    state.object_inside[rows, slot] = torch.where(joint_of(rows.device)[receptacle] >= 0, receptacle, -1)
-    state.held[rows] = -1
+    where.put(state.object_position, best, slot)
+    where.put(state.object_yaw, (draws[:, -1] * 2 - 1) * math.pi, slot)
+    where.put(state.object_inside, torch.where(joint_of(rows.device)[receptacle] >= 0, receptacle, -1), slot)
+    where.put(state.held, -1)
 
 
 def _points(here: WorldState, receptacle: Tensor, unit: Tensor) -> Tensor:

@@ -51,14 +51,20 @@ class TaskTracker:
         self.steps = torch.zeros(num_worlds, dtype=torch.int64, device=device)
         self.progress = torch.zeros(num_worlds, device=device)
 
-    def reset(self, rows: Tensor, circuits: Circuits, atoms: Tensor) -> None:
-        """Starts episodes in worlds `rows` (R,): `circuits` of R episodes, `atoms` (R, NUM_ATOMS) at their start."""
+    def reset(self, rows: Tensor, circuits: Circuits, atoms: Tensor, only: Tensor | None = None) -> None:
+        """Starts episodes in worlds `rows` (R,): `circuits` of R episodes, `atoms` (R, NUM_ATOMS) at their start.
+
+        With `only` bool (R,), the worlds that it does not name go on; their circuits must be those they have."""
         self.circuits.assign(rows, circuits)
         _, subgoal, number = evaluate(self.circuits.rows(rows), atoms)
+        steps, share = torch.zeros_like(rows), _share(subgoal, number)
+        if only is not None:
+            subgoal = torch.where(only[:, None], subgoal, self.reached[rows])
+            steps, share = torch.where(only, steps, self.steps[rows]), torch.where(only, share, self.progress[rows])
         self.reached[rows] = subgoal
-        self.steps[rows] = 0
+        self.steps[rows] = steps
         # not in place: step results hold this tensor, and the results of a step outlive the reset that follows it
-        self.progress = self.progress.index_copy(0, rows, _share(subgoal, number))
+        self.progress = self.progress.index_copy(0, rows, share)
 
     def update(self, atoms: Tensor, invalid: Tensor) -> StepResult:
         """Counts a step, after which `atoms` (N, NUM_ATOMS) hold; `invalid` bool (N,): the action was invalid."""

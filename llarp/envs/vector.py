@@ -273,6 +273,15 @@ class LanguageRearrangementVectorEnv(VectorEnv):
         ids = self._instruction_id[self.sampler.upcoming(count)]
         return [self.instruction_text(i) for i in dict.fromkeys(ids.tolist())]
 
+    def upcoming_instruction_ids(self, count: int) -> list[int]:
+        """Of exactly the next `count` episodes, in the order in which they will begin (where `episodes_begun` is)."""
+        return self._instruction_id[self.sampler.upcoming(count)].tolist()
+
+    @property
+    def episodes_begun(self) -> Tensor | None:
+        """How many episodes have begun, int64 () on the device; None where the next ones depend on which world ends."""
+        return self.sampler.drawn if isinstance(self.sampler, ShuffledSampler) else None
+
     def current_observation(self) -> Any:
         """The observation of the worlds as they stand."""
         return self._observation()
@@ -356,8 +365,8 @@ class LanguageRearrangementVectorEnv(VectorEnv):
             print(f"llarp: set aside: {name}, in which Habitat-Sim failed three times in a row", file=sys.stderr)
 
     def _begin_any(self, mask: Tensor) -> None:
-        """Start new episodes where `mask` says; on CPU the common step without any skips the work."""
-        if self.device.type != "cpu" or bool(mask.any()):
+        """Start new episodes where `mask` says; a host that need not wait to know skips a step without any."""
+        if getattr(self.world, "whole", False) or bool(mask.any()):
             self._begin(mask)
 
     def _observation(self) -> Any:

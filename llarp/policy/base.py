@@ -43,6 +43,8 @@ class Policy(nn.Module, ABC):
 
     pads = True
     """Whether padding costs time in `action_logits`: segments are then put together by their lengths."""
+    reads_ahead = False
+    """Whether `act` makes use of `read_ahead`, so that the host need not wait for a device."""
     _lookup: Callable[[int], str] | None = None
 
     def bind_instructions(self, lookup: Callable[[int], str]) -> None:
@@ -60,6 +62,14 @@ class Policy(nn.Module, ABC):
 
     def expect_instructions(self, count: int) -> None:  # noqa: B027 (a policy may keep none)
         """Told how many instructions will be in use at a time, a policy need not take memory for many more."""
+
+    def read_ahead(self, instruction_ids: list[int], need: int) -> Any:
+        """Have instructions ready for `act`: as many as there is room for, from the first on, at least `need`.
+
+        The result says how many (`count`), goes into `obs["ready"]` with the ids of instructions that are among them,
+        and holds until its `intact` is false. Only where `reads_ahead`.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def initial_state(self, num_envs: int) -> State:
@@ -152,5 +162,7 @@ def sample(logits: Tensor, deterministic: bool, generator: torch.Generator | Non
     if deterministic:
         action = logits.argmax(-1)
     else:
-        action = torch.multinomial(log_probs.exp(), 1, generator=generator)[:, 0]
+        # as torch.multinomial does it, which also asks the device whether these are probabilities, and waits
+        race = torch.empty_like(log_probs).exponential_(generator=generator)
+        action = (log_probs.exp() / race).argmax(-1)
     return action, log_probs.gather(-1, action[:, None])[:, 0]

@@ -75,6 +75,8 @@ class PolicyConfig:
     tensor_parallel: int = 1
     """How many processes hold the language model together, each some heads of its attention (llarp train, with
     torchrun): for one too large for a device. They play the same worlds and count as one."""
+    cuda_graph: bool = False
+    """On a GPU, record the launches of a step of the language model once and repeat them (never tried on one yet)."""
     instruction_cache_mb: int = 0
     """Memory for the keys and values of instructions seen lately, MB (SmolLM2: about 0.7 MB an instruction); 0: 1500,
     on a GPU a sixteenth of its memory. Cloning reads each instruction in every epoch."""

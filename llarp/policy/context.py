@@ -10,7 +10,10 @@ from __future__ import annotations
 import sys
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from weakref import WeakSet
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,8 +24,12 @@ from .cache import new_entries, prefix_cache, range_mask, row_cache
 from .llm import FrozenLLM
 from .packed import Packed, pack_sequences
 
+if TYPE_CHECKING:
+    from .ready import ReadyInstructions
+
 PREFIX_BATCH = 32
 """Instructions computed in one pass, of similar lengths."""
+GPU_PREFIX_BATCH = 256
 PAGE = 8
 """Tokens."""
 
@@ -51,6 +58,17 @@ class InstructionCache:
         self._pages = torch.empty(0)  # (pages, 2, L, H, PAGE, D)
         self._free: list[int] = []
         self._most = sys.maxsize  # pages, see `limit`
+        self.watchers: WeakSet[ReadyInstructions] = WeakSet()
+        """Told of every text that is forgotten."""
+
+    @property
+    def pages(self) -> Tensor:
+        """(pages, 2, L, H, PAGE, D): keys and values; a text's tokens come last in its pages."""
+        return self._pages
+
+    def where(self, text: str) -> tuple[list[int], int] | None:
+        """The pages of a text and its tokens' number; None where it is not there."""
+        return self._entries.get(text)
 
     def get(self, texts: list[str]) -> Prefixes:
         """Prefixes of B texts; UserError for a text longer than `max_tokens`."""
@@ -62,25 +80,47 @@ class InstructionCache:
         """Compute what `get` will be asked for, many texts in one pass, as many as there is room for."""
         self._want(list(dict.fromkeys(texts)), need=False)
 
+    def prepare_first(self, texts: list[str], need: int) -> int:
+        """Compute as many of some texts as there is room for together, from the first on, at least `need`; how many."""
+        ids = self._tokens([text for text in dict.fromkeys(texts) if text not in self._entries])
+        pages = {text: pages_of(len(tokens)) for text, tokens in ids.items()}
+        seen: set[str] = set()
+        used = count = 0
+        for text in texts:
+            if text not in seen:
+                used += pages[text] if text in pages else len(self._entries[text][0])
+                if used > len(self._pages) and count >= need:
+                    break
+                seen.add(text)
+            count += 1
+        self._want(list(seen), need=True, ids=ids)
+        return count
+
     def forget(self) -> None:
         """Everything; the memory stays."""
+        for watcher in self.watchers:
+            for text in self._entries:
+                watcher.lost(text)
         self._entries.clear()
         self._free = list(range(len(self._pages) - 1, -1, -1))
 
-    def _want(self, texts: list[str], need: bool) -> None:
+    def _tokens(self, texts: list[str]) -> dict[str, list[int]]:
+        return {text: tokens_of(self.llm, text, self.max_tokens) for text in texts}
+
+    def _want(self, texts: list[str], need: bool, ids: dict[str, list[int]] | None = None) -> None:
         for text in texts:
             if text in self._entries:
                 self._entries.move_to_end(text)
         missing = [text for text in texts if text not in self._entries]
-        ids = {text: tokens_of(self.llm, text, self.max_tokens) for text in missing}
+        ids = ids or self._tokens(missing)
         by_length = sorted(missing, key=lambda text: len(ids[text]))
-        for first in range(0, len(by_length), PREFIX_BATCH):
-            batch = by_length[first : first + PREFIX_BATCH]
+        size = PREFIX_BATCH if self.llm.device.type == "cpu" else GPU_PREFIX_BATCH
+        for first in range(0, len(by_length), size):
+            batch = by_length[first : first + size]
             if not (self._make_room(sum(pages_of(len(ids[text])) for text in batch), set(texts)) or need):
                 return
-            for text, entry in zip(batch, compute_prefixes(self.llm, [ids[text] for text in batch]), strict=True):
-                self._write(text, entry)
-                self.num_computed += 1
+            self._write(batch, compute_prefixes(self.llm, [ids[text] for text in batch]))
+            self.num_computed += len(batch)
 
     def limit(self, texts: int) -> None:
         """Take no more memory from now on than so many of the longest texts need, or than has been written to."""
@@ -92,19 +132,31 @@ class InstructionCache:
     def _make_room(self, pages: int, keep: set[str]) -> bool:
         """Forget the texts that were not asked for longest, but none of `keep`; whether there is room for so many."""
         while len(self._free) < pages and self._entries and next(iter(self._entries)) not in keep:
-            self._free += self._entries.popitem(last=False)[1][0]
+            text, (own, _) = self._entries.popitem(last=False)
+            self._free += own
+            for watcher in self.watchers:
+                watcher.lost(text)
         return len(self._free) >= pages or not len(self._pages)
 
-    def _write(self, text: str, entry: Tensor) -> None:
-        """Store an entry (2, L, H, length, D)."""
-        length = entry.shape[3]
-        count = pages_of(length)
-        if len(self._free) < count:
-            self._grow(entry, count)
-        own = [self._free.pop() for _ in range(count)]
-        padded = torch.nn.functional.pad(entry, (0, 0, 0, count * PAGE - length))
-        self._pages[own] = padded.unflatten(3, (count, PAGE)).permute(3, 0, 1, 2, 4, 5)
-        self._entries[text] = own, length
+    def _write(self, texts: list[str], entries: list[Tensor]) -> None:
+        """Store entries (2, L, H, length, D), all in one go."""
+        lengths = [entry.shape[3] for entry in entries]
+        need = sum(map(pages_of, lengths))
+        if len(self._free) < need:
+            self._grow(entries[0], need - len(self._free))
+        taken: list[int] = []
+        places: list[np.ndarray] = []  # of tokens: page * PAGE + slot
+        for text, length in zip(texts, lengths, strict=True):
+            own = [self._free.pop() for _ in range(pages_of(length))]
+            slots = np.array(own)[:, None] * PAGE + np.arange(PAGE)
+            self._entries[text] = own, length
+            taken += own
+            places.append(slots.flatten()[-length:])
+        device = self._pages.device
+        place = torch.from_numpy(np.concatenate(places)).to(device)
+        self._pages.index_fill_(0, torch.tensor(taken, device=device), 0)  # what is not written is looked at, masked
+        tokens = torch.cat(entries, 3).permute(3, 0, 1, 2, 4)  # (tokens, 2, L, H, D)
+        self._pages[place // PAGE, :, :, :, place % PAGE] = tokens
 
     def _grow(self, entry: Tensor, count: int) -> None:
         """More pages: first as many as the budget allows, then only what one call cannot do without."""
@@ -120,7 +172,7 @@ class InstructionCache:
     def _read(self, text: str) -> Tensor:
         """An entry, (2, L, H, length, D)."""
         own, length = self._entries[text]
-        return self._pages[own].permute(1, 2, 3, 0, 4, 5).flatten(3, 4)[:, :, :, :length]
+        return self._pages[own].permute(1, 2, 3, 0, 4, 5).flatten(3, 4)[:, :, :, -length:]
 
 
 def default_cache_mb(device: torch.device) -> int:
@@ -231,18 +283,27 @@ def start_rows(state: State, rows: Tensor, prefixes: Prefixes, prefix_slots: int
     state["step"][rows] = 0
 
 
-def decode(llm: FrozenLLM, state: State, tokens: Tensor, prefix_slots: int) -> Tensor:
+def decode(llm: FrozenLLM, state: State, tokens: Tensor, prefix_slots: int, longest: int | None = None) -> Tensor:
     """One step of every row: hidden states (N, K, hidden) of its K new tokens; writes the cache, counts the step.
 
-    Raises ValueError where a row was never started or its episode is longer than the cache.
+    Raises ValueError where a row was never started or its episode is longer than the cache. With `longest`, a bound of
+    all rows' instructions in tokens, every shape is known without waiting for the device: as many slots as there are
+    steps are looked at, and such an error is found by the device (RuntimeError, some time later).
     """
     rows, count = tokens.shape[:2]
     length, first_new = state["prefix_length"], state["step"] * count
-    shortest, longest, end = torch.stack([length.min(), length.max(), first_new.max() + count]).tolist()
-    if shortest == 0:
-        raise ValueError("a row was never started: its first act needs episode_start")
-    if prefix_slots + end > state["keys"].shape[3]:
-        raise ValueError("an episode is longer than policy.max_steps")
+    never, room = "a row was never started: its first act needs episode_start", state["keys"].shape[3] - prefix_slots
+    too_long = "an episode is longer than policy.max_steps"
+    if longest is None:
+        shortest, longest, end = torch.stack([length.min(), length.max(), first_new.max() + count]).tolist()
+        if shortest == 0:
+            raise ValueError(never)
+        if end > room:
+            raise ValueError(too_long)
+    else:
+        end = room
+        torch._assert_async(length.min() > 0, never)
+        torch._assert_async(first_new.max() + count <= room, too_long)
     visible = slice(prefix_slots - longest, prefix_slots + end)  # slots that some row uses
     new = first_new[:, None] + torch.arange(count, device=tokens.device)
     mask = range_mask(prefix_slots - length, prefix_slots + new, visible, llm.dtype)

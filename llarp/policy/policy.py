@@ -15,9 +15,10 @@ from llarp.tasks.actions import ACTIONS
 from . import hub
 from .base import NO_ACTION, Policy, SegmentBatch, State, check_same_shapes, sample
 from .config import BLANK, PolicyConfig, Variant
-from .context import InstructionCache, behind, decode, default_cache_mb, new_rows, rewrite, run_parallel, start_rows
+from .context import PAGE, InstructionCache, behind, default_cache_mb, new_rows, rewrite, run_parallel, start_rows
 from .heads import Heads
 from .llm import FrozenLLM, choose_dtype, load_llm
+from .ready import DecodeGraph, ReadyInstructions
 from .vision import FrozenVision
 
 if TYPE_CHECKING:
@@ -54,6 +55,10 @@ class LLaRPPolicy(Policy):
         self.heads = self._make_heads(words)
         self.to(device)
         self.instructions = self._make_cache((config.instruction_cache_mb or default_cache_mb(device)) << 20)
+        # Processes that hold a model together must compute instructions at the same time: they read none ahead.
+        self.reads_ahead = device.type == "cuda" and mesh is None and self.variant == "frozen"
+        self._longest = 0  # bound of the tokens of the instructions read ahead
+        self._decode = DecodeGraph(config.cuda_graph)
 
     def _load_llm(self, device: torch.device, mesh: DeviceMesh | None) -> FrozenLLM:
         return load_llm(self.config.llm, self.config.precision, device, mesh)
@@ -97,6 +102,14 @@ class LLaRPPolicy(Policy):
         if self.device.type == "cpu" and not self.config.instruction_cache_mb:
             self.instructions.limit(count)
 
+    def read_ahead(self, instruction_ids: list[int], need: int) -> ReadyInstructions:
+        """See `Policy.read_ahead`."""
+        texts = [self._prompt(self.instruction_text(i)) for i in instruction_ids]
+        count = self.instructions.prepare_first(texts, need)
+        ready = ReadyInstructions(self.instructions, dict(zip(instruction_ids[:count], texts, strict=False)), count)
+        self._longest = max(self._longest, min(ready.num_pages * PAGE, self._prefix_slots))
+        return ready
+
     def initial_state(self, num_envs: int) -> State:
         """State of N worlds, none of them started."""
         config, device = self.config, self.device
@@ -119,14 +132,18 @@ class LLaRPPolicy(Policy):
     ) -> tuple[Tensor, Tensor, Tensor, State]:
         """One step, see `Policy.act`; `state` changes in place."""
         features = obs["features"] if "features" in obs else self.encode(torch.as_tensor(obs["rgb"]))
-        starting = torch.as_tensor(episode_start, device=self.device).nonzero().flatten()
-        if len(starting):
+        ready: ReadyInstructions | None = obs.get("ready")
+        if ready is not None:
+            ready.start(state, episode_start, obs["instruction_id"], self._prefix_slots)
+            state["previous_action"][:, 0].masked_fill_(episode_start, NO_ACTION)
+        elif len(starting := torch.as_tensor(episode_start, device=self.device).nonzero().flatten()):
             start_rows(state, starting, self.instructions.get(self._texts(obs, starting)), self._prefix_slots)
             state["previous_action"][starting, 0] = NO_ACTION
         rows, step = torch.arange(len(features), device=self.device), state["step"].clone()
         previous_action = state["previous_action"][rows, step]
         tokens = self.heads.visual_tokens(features, previous_action)
-        hidden = decode(self.llm, state, tokens, self._prefix_slots)
+        longest = None if ready is None else self._longest
+        hidden = self._decode(self.llm, state, tokens, self._prefix_slots, longest)
         state["features"][rows, step] = features.to(state["features"].dtype)
         logits, value = self.heads(hidden[:, -1])
         action, log_prob = sample(logits, deterministic, generator)

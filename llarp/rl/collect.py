@@ -12,6 +12,7 @@ from torch import Tensor
 from llarp.errors import UserError
 from llarp.policy.base import Policy, State
 
+from .lookahead import Lookahead
 from .rollout import Rollout, RolloutBuffer
 
 PATIENCE_S = 600.0
@@ -91,6 +92,11 @@ class Collector:
 
     def _work_ahead(self, num_episodes: int) -> None:
         """Let the policy read the instructions of about so many next episodes together; one by one costs far more."""
+        for part in self.parts:
+            if part.lookahead is not None:
+                part.lookahead.expected = num_episodes // len(self.parts)
+        if any(part.lookahead is not None for part in self.parts):
+            return  # they do so themselves, after the update
         self.policy.prepare_instructions(self.env.upcoming_instructions(num_episodes))
 
     def refresh(self) -> None:
@@ -98,6 +104,8 @@ class Collector:
         for part in self.parts:
             assert part.state is not None
             part.state = self.policy.refresh_state(part.state)
+            if part.lookahead is not None:
+                part.lookahead.read(part.instruction_id)
 
     def state_dict(self) -> dict[str, Any]:
         """Worlds, running episodes and what the policy remembers of them; between rollouts only."""
@@ -141,6 +149,9 @@ class _Part:
         self._rgb: Tensor | None = None  # the pictures behind `features`, on a CPU
         self.begun: dict[str, Tensor] = {}  # what is known of a step before its outcome
         self.generator: torch.Generator | None = None  # of its actions; None: torch's own
+        self.lookahead: Lookahead | None = None
+        if policy.reads_ahead and getattr(env, "episodes_begun", None) is not None:
+            self.lookahead = Lookahead(env, policy, env.device)
 
     def reset(self) -> None:
         observation, _ = self.env.reset()
@@ -153,7 +164,8 @@ class _Part:
         """Choose an action in every world."""
         assert self.state is not None
         seen = {"features": self.features, "instruction_id": self.instruction_id}
-        acted = self.policy.act(seen, self.state, self.episode_start, generator=self.generator)
+        ready = {} if self.lookahead is None else {"ready": self.lookahead.ready(self.instruction_id)}
+        acted = self.policy.act(seen | ready, self.state, self.episode_start, generator=self.generator)
         action, log_prob, value, self.state = acted
         chosen = {"action": action.clone(), "log_prob": log_prob.clone(), "value": value.clone()}
         self.begun = seen | {"episode_start": self.episode_start} | chosen
@@ -169,6 +181,8 @@ class _Part:
         result = {"reward": reward, "terminated": terminated, "truncated": truncated}
         result |= {name: info[name] for name in names if name in info}
         step |= {name: part.clone() for name, part in result.items()}  # an environment may reuse its tensors
+        if self.lookahead is not None:
+            self.lookahead.stepped()
         if self.final_observations:
             step["final_features"] = self.policy.encode(self.env.final_observation()["rgb"])
         self._look(observation, step["terminated"] | step["truncated"])
@@ -181,7 +195,8 @@ class _Part:
 
     def _encode(self, rgb: Tensor) -> Tensor:
         """Features of pictures, on a CPU only of those that an action has changed (finding them makes a GPU wait)."""
-        before, self._rgb = self._rgb, rgb.clone() if rgb.device.type == "cpu" else None
+        keep = rgb.device.type == "cpu" and self.lookahead is None
+        before, self._rgb = self._rgb, rgb.clone() if keep else None
         if before is None or self._rgb is None or before.shape != rgb.shape:
             return self.policy.encode(rgb)
         changed = (rgb != before).flatten(1).any(1)

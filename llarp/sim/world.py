@@ -72,6 +72,8 @@ class BatchWorld:
         pictures: bool = True,
     ):
         self.num_worlds, self.device, self.rules, self.seed = num_worlds, torch.device(device), rules, 0
+        self.whole = self.device.type != "cpu"
+        """Skills and resets are computed for all worlds and kept where they apply: the host need not know where."""
         self._assets = assets
         self.scenes, self.catalog = assets.scenes.to(self.device), assets.catalog.to(self.device)
         self._episodes = episodes.to(self.device)
@@ -98,6 +100,16 @@ class BatchWorld:
 
     def reset(self, mask: Tensor, episode: Tensor, occurrence: Tensor) -> None:
         """Start episode `episode` (N,) for the `occurrence`-th time (N,) in the worlds of `mask` (N,)."""
+        if self.whole:
+            self.episode = torch.where(mask, episode, self.episode)
+            self.occurrence = torch.where(mask, occurrence, self.occurrence)
+            first = self._first_state(self._everyone)
+            for f in fields(WorldState):
+                now = getattr(self.state, f.name)
+                now.copy_(torch.where(mask.view(-1, *[1] * (now.dim() - 1)), getattr(first, f.name), now))
+            self.restart_progress(self._everyone, mask)
+            self._furnish(self._head, self._everyone)
+            return
         rows = self._everyone[mask]
         self.episode[rows], self.occurrence[rows] = episode[rows], occurrence[rows]
         first = self._first_state(rows)
@@ -111,7 +123,9 @@ class BatchWorld:
         read = semantics.read_atoms(self.state, action, self.rules)
         self._before = None if read is None else (read, atoms.truth(self.state, self.rules))
         draws = uniform(self.seed, self._key(), self.tracker.steps, semantics.PLACE_STREAM, (semantics.NUM_DRAWS,))
-        return semantics.apply(self.state, action, draws, self.catalog.half_size, self.rules)
+        return semantics.apply(
+            self.state, action, draws, self.catalog.half_size, self.rules, whole=self.whole
+        )
 
     def judge(self, invalid: Tensor) -> StepResult:
         """Count a step: reward, progress and end as the worlds now stand, after `apply` gave `invalid`.
@@ -123,10 +137,10 @@ class BatchWorld:
             self._before = None
         return self.tracker.update(facts, invalid)
 
-    def restart_progress(self, rows: Tensor) -> None:
-        """Begin to count anew in the worlds `rows` (R,), as they now stand."""
+    def restart_progress(self, rows: Tensor, only: Tensor | None = None) -> None:
+        """Begin to count anew in the worlds `rows` (R,), or those of them that `only` (R,) names, as they now stand."""
         here = atoms.truth(self.state.rows(rows), self.rules)
-        self.tracker.reset(rows, self._episodes.circuits.rows(self.episode[rows]), here)
+        self.tracker.reset(rows, self._episodes.circuits.rows(self.episode[rows]), here, only)
 
     def standing(self) -> StepResult:
         """Progress as it stands, with no reward and no end: what a reset reports."""
