@@ -247,7 +247,9 @@ def _ship(request: Request) -> dict[str, Any]:
         folder = Path(chosen.checkpoint)
         if chosen.out is not None or chosen.name or not (results or chosen.hub):
             raise UserError(f"checkpoint={folder} is a policy folder already: add results=FILE or hub=user/name to it")
-        report = {"folder": str(folder), "results": len(add_results(folder, results).get("results", []))}
+        report: dict[str, Any] = {"folder": str(folder)}
+        if results:
+            report["results"] = len(add_results(folder, results)["results"])
     elif chosen.out is None or not chosen.name:
         raise UserError("name=NAME and out=FOLDER are missing: what it is to be called, and where it is to be written")
     elif chosen.vision_weights is not None:

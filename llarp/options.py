@@ -107,7 +107,8 @@ class ShipOptions:
     vision_weights: str | None = option(None, "a vision model instead: vision.safetensors of llarp pretrain vision")
     name: str = option("", "what it is to be called")
     out: str | None = option(None, "folder to write")
-    stages: str = option("", "earlier runs whose weights this one began with, in order: runs/A,runs/B")
+    stages: str = option("", "earlier runs whose weights this one began with, in order: runs/A,runs/B (default: those "
+                             "that train.init names)")  # fmt: skip
     results: str = option("", "files that llarp eval out= wrote, for the card: a.json,b.json")
     selected_on: str = option("", "for the card: the split that checkpoint and settings were chosen on")
     licence: str = option("Apache-2.0", "for the card")

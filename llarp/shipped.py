@@ -33,8 +33,9 @@ def ship(
 ) -> dict[str, Any]:
     """Turn a run (or one of its checkpoints) into the policy folder `out`; what `llarp ship` reports.
 
-    `stages`: earlier runs whose weights this one began with, in order; what they were shown joins the manifest, as does
-    what the vision model's pretraining was shown. UserError where that is not known."""
+    `stages`: earlier runs whose weights this one began with, in order (default: those that `train.init` names); what
+    they were shown joins the manifest, as does what the vision model's pretraining was shown. UserError where that is
+    not known."""
     from .train import load_policy
 
     if not name or name != Path(name).name or name.startswith("vision-"):
@@ -42,7 +43,7 @@ def ship(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"out={out} exists already: choose another folder")
     run = find_run(checkpoint)
-    folders = [find_run(stage) for stage in stages]
+    folders = [find_run(stage) for stage in stages] or earlier(run)
     manifests = [*_vision_manifest(config), *(folder / MANIFEST for folder in (*folders, run))]
     manifest = merge(manifests)
     policy = load_policy(config, run if checkpoint.is_dir() else checkpoint)
@@ -67,11 +68,27 @@ def ship(
             "stages": len(card["shown"]), "results": len(card["results"])}  # fmt: skip
 
 
+def earlier(run: Path) -> list[Path]:
+    """The runs that a run began with, the first of all first, as far as they are still where `train.init` says."""
+    found: list[Path] = []
+    while init := (_yaml(run).get("train") or {}).get("init"):
+        try:
+            run = find_run(Path(str(init)).expanduser())
+        except UserError:
+            break
+        if run in found:
+            break
+        found.insert(0, run)
+    return found
+
+
 def add_results(folder: Path, results: Sequence[str]) -> dict[str, Any]:
     """Enter what `llarp eval out=` wrote in the card of a policy folder; the card. UserError for other weights'."""
     card = hub.read(folder).card
+    if "stages" not in card:
+        raise UserError(f"{folder}: was saved without a history: give one that llarp ship checkpoint=RUN wrote")
     for path in results:
-        card["results"] = [*card.get("results", []), _result(Path(path), card)]
+        card["results"] = [*card["results"], _result(Path(path), card)]
     hub.write_card(folder, card, markdown(card))
     return card
 
@@ -112,8 +129,8 @@ def _yaml(folder: Path) -> dict[str, Any]:
 
     from .config import read_yaml
 
-    found = OmegaConf.to_container(read_yaml(folder / "config.yaml"))
-    return found if isinstance(found, dict) else {}
+    found: Any = OmegaConf.to_container(read_yaml(folder / "config.yaml"))
+    return dict(found)
 
 
 # -- the vision model -------------------------------------------------------------------------------------------------

@@ -1,10 +1,11 @@
-"""The 70 skills, in the original's order: 16 nav, 33 pick, 11 place, 2 fridge, 8 drawer actions."""
+"""The 70 skills, in the original's order: 16 nav, 33 pick, 11 place, 2 fridge, 8 drawer actions; then own ones."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .entities import CATEGORIES, FRIDGE_HANDLE, HANDLES, RECEPTACLES
+from . import extensions
+from .entities import CATEGORIES, FRIDGE_HANDLE, HANDLES, NUM_STANDARD_CATEGORIES, RECEPTACLES
 
 
 @dataclass(frozen=True)
@@ -12,7 +13,7 @@ class Action:
     """One skill. `target` indexes nav targets, categories, receptacles or handles, as `kind` says."""
 
     index: int
-    kind: str  # nav | pick | place | open | close
+    kind: str  # nav | pick | place | open | close, or own
     target: int
     name: str  # "nav(black table)"
     words: str  # "go to the black table": what a language model is shown
@@ -27,8 +28,8 @@ def _build() -> tuple[Action, ...]:
         rows.append(("nav", i, f"nav({words})", f"go to the {words}"))
     for i, r in enumerate(RECEPTACLES):
         rows.append(("nav", len(HANDLES) + i, f"nav({r.name})", f"go to the {r.name}"))
-    for i, c in enumerate(CATEGORIES):
-        rows.append(("pick", i, f"pick({c})", f"pick up the {c}"))
+    picks = [("pick", i, f"pick({c})", f"pick up the {c}") for i, c in enumerate(CATEGORIES)]
+    rows += picks[:NUM_STANDARD_CATEGORIES]
     for i, r in enumerate(RECEPTACLES):
         rows.append(("place", i, f"place({r.name})", f"put it on the {r.name}"))
     rows.append(("open", FRIDGE_HANDLE, "open(fridge)", "open the fridge"))
@@ -36,11 +37,15 @@ def _build() -> tuple[Action, ...]:
     for kind in ("open", "close"):
         for i in range(FRIDGE_HANDLE):
             rows.append((kind, i, f"{kind}({_HANDLE_WORDS[i]})", f"{kind} {_HANDLE_WORDS[i]}"))
+    rows += picks[NUM_STANDARD_CATEGORIES:]
+    rows += [("own", i, skill.name, skill.words) for i, skill in enumerate(extensions.SKILLS)]
     return tuple(Action(i, *row) for i, row in enumerate(rows))
 
 
 ACTIONS = _build()
 NUM_ACTIONS = len(ACTIONS)
+NUM_STANDARD = 70
+"""Actions from this index on are own ones (`extensions`): picks of own objects, then own skills."""
 ACTION_NAMES: tuple[str, ...] = tuple(a.name for a in ACTIONS)
 ACTION_INDEX = {name: i for i, name in enumerate(ACTION_NAMES)}
 
@@ -60,7 +65,8 @@ def nav_to_handle(handle: int) -> int:
 
 def pick(category: int) -> int:
     """Index of the action that picks up an object of a category (index into CATEGORIES)."""
-    return PICK_BASE + category
+    own = category - NUM_STANDARD_CATEGORIES
+    return PICK_BASE + category if own < 0 else NUM_STANDARD + own
 
 
 def place(receptacle: int) -> int:

@@ -13,9 +13,9 @@ from .entities import (
     LEFT_DRAWER,
     NUM_HANDLES,
     NUM_RECEPTACLES,
-    NUM_TRAIN_CATEGORIES,
     RECEPTACLES,
     RIGHT_DRAWER,
+    TRAINING_KINDS,
 )
 from .state import MAX_OBJECTS, ObjectCatalog, SceneSet
 
@@ -134,8 +134,8 @@ class Arranger:
     def _fillers(self, rng: np.random.Generator, taken: np.ndarray, num: int) -> np.ndarray:
         """Categories (B, num) in random order, none of those `taken` (B, R), first ones rather than second ones."""
         often = self.packing.of_kind
-        kinds = np.tile(np.arange(NUM_TRAIN_CATEGORIES), often)
-        later = np.repeat(np.arange(often) * _LATER_OF_KIND, NUM_TRAIN_CATEGORIES)
+        kinds = np.tile(np.array(TRAINING_KINDS), often)
+        later = np.repeat(np.arange(often) * _LATER_OF_KIND, len(TRAINING_KINDS))
         key = rng.random((len(taken), len(kinds))) + later
         key[(kinds == taken[..., None]).any(1)] = np.inf
         return kinds[np.argsort(key, axis=1)[:, :num]]

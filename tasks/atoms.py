@@ -5,11 +5,13 @@ index = offset of the predicate + its arguments
 
 from __future__ import annotations
 
+import math
 import re
 
 import torch
 from torch import Tensor
 
+from . import extensions
 from .entities import (
     FRIDGE_HANDLE,
     HANDLE_INDEX,
@@ -47,7 +49,13 @@ _ROBOT_AT_OBJ = _ROBOT_AT_OBJECT + MAX_OBJECTS
 _OPENED = _ROBOT_AT_OBJ + MAX_OBJECTS
 _CLOSED = _OPENED + NUM_HANDLES
 _INSIDE = _CLOSED + NUM_HANDLES
-NUM_ATOMS = _INSIDE + MAX_OBJECTS * NUM_HANDLES
+NUM_STANDARD_ATOMS = _INSIDE + MAX_OBJECTS * NUM_HANDLES
+_SIZES = {"object": MAX_OBJECTS, "receptacle": NUM_RECEPTACLES, "handle": NUM_HANDLES}
+OWN_SIZES = tuple(math.prod(_SIZES[kind] for kind in p.arguments) for p in extensions.PREDICATES)
+"""Atoms of each predicate of an extension; they follow the standard ones."""
+NUM_ATOMS = NUM_STANDARD_ATOMS + sum(OWN_SIZES)
+if NUM_ATOMS > 1 << 14:
+    raise extensions.ExtensionError(f"the predicates of extensions need {NUM_ATOMS} facts, 16384 are possible")
 
 _HOLLOWS = tuple((r.joint, i) for i, r in enumerate(RECEPTACLES) if r.joint >= 0)
 """Handles with the receptacles that their joints move or shut."""
@@ -124,6 +132,7 @@ def truth(state: WorldState, rules: str = "clean") -> Tensor:
     never = torch.zeros_like(hand_empty)
     joints = [is_opened(state.joint), is_closed(state.joint)]
     facts = [never, ~never, hand_empty, holding, on_top.flatten(1), robot_at, robot_at_obj, *joints, inside.flatten(1)]
+    facts += [p.truth(state, rules).flatten(1) for p in extensions.PREDICATES]
     return torch.cat(facts, dim=1)
 
 
@@ -146,6 +155,9 @@ _ARGUMENTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "opened_cab": (_HANDLE,),
     "closed_cab": (_HANDLE,),
 }
+if taken := _ARGUMENTS.keys() & {p.name for p in extensions.PREDICATES}:
+    raise extensions.ExtensionError(f"predicate {min(taken)!r} of an extension has the name of one of the benchmark's")
+_ARGUMENTS |= {p.name: tuple((kind,) for kind in p.arguments) for p in extensions.PREDICATES}
 """The kinds of thing each argument of a predicate may be."""
 
 
@@ -177,6 +189,12 @@ def atom_index(name: str, entities: tuple[Entity, ...]) -> int:
     for (kind, _), kinds in zip(entities, _ARGUMENTS[name], strict=True):
         if kind not in kinds:
             raise TaskError(f"predicate {name} takes {' or '.join(kinds)} there, not {kind}")
+    for number, predicate in enumerate(extensions.PREDICATES):
+        if name == predicate.name:
+            index = 0
+            for kind, which in entities:
+                index = index * _SIZES[kind] + which
+            return NUM_STANDARD_ATOMS + sum(OWN_SIZES[:number]) + index
     if name == "not_holding":
         return not_holding()
     kind, first = entities[0]

@@ -7,14 +7,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from . import extensions
+
+extensions.use()
 TRAIN_CATEGORIES = (
     "ball clamp hammer screwdriver padlock scissors block drill spatula knife spoon plate sponge cleanser plum pear "
     "peach apple lemon can box banana strawberry lego rubriks_cube book bowl cup"
 ).split()
 NOVEL_CATEGORIES = "mug orange lid toy_airplane wrench".split()
-CATEGORIES: tuple[str, ...] = tuple(name.replace("_", " ") for name in TRAIN_CATEGORIES + NOVEL_CATEGORIES)
-"""All 33 categories, in the order of the pick actions; "rubriks cube" is spelled as in the published data."""
-NUM_TRAIN_CATEGORIES = len(TRAIN_CATEGORIES)
+_STANDARD = tuple(name.replace("_", " ") for name in TRAIN_CATEGORIES + NOVEL_CATEGORIES)
+NUM_TRAIN_CATEGORIES, NUM_STANDARD_CATEGORIES = len(TRAIN_CATEGORIES), len(_STANDARD)
+CATEGORIES: tuple[str, ...] = (*_STANDARD, *(kind.name for kind in extensions.OBJECTS))
+"""All 33 categories, in the order of the pick actions, then own ones (`extensions`); "rubriks cube" is spelled as in
+the published data."""
+if len(set(CATEGORIES)) < len(CATEGORIES):
+    raise extensions.ExtensionError("an object of an extension has the name of one of the benchmark's")
+_OWN = [(NUM_STANDARD_CATEGORIES + i, kind.training) for i, kind in enumerate(extensions.OBJECTS)]
+TRAINING_KINDS: tuple[int, ...] = (*range(NUM_TRAIN_CATEGORIES), *(i for i, training in _OWN if training))
+"""Categories that training is about."""
+NOVEL_KINDS: tuple[int, ...] = (
+    *range(NUM_TRAIN_CATEGORIES, NUM_STANDARD_CATEGORIES), *(i for i, training in _OWN if not training)
+)  # fmt: skip
+"""Categories that only novel_objects is about."""
 CATEGORY_INDEX = {name: i for i, name in enumerate(CATEGORIES)}
 
 

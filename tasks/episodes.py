@@ -17,6 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
 
+from . import extensions
+from .atoms import NUM_ATOMS, OWN_SIZES
 from .episode_layout import (
     ABOUT,
     ARRAYS,
@@ -30,7 +32,7 @@ from .episode_layout import (
     read_about,
     rows_of,
 )
-from .goals import Circuits
+from .goals import Circuits, ground, parse
 from .keyed_random import uniform
 from .state import MAX_OBJECTS, NOT_GIVEN, ObjectCatalog, SceneSet, WorldState
 from .strings import PackedStrings, join
@@ -39,6 +41,8 @@ __all__ = ["Episode", "EpisodeFileError", "EpisodeSet", "PackedStrings", "concat
 
 START_STREAM = 101
 """The keyed random stream that start poses are drawn from."""
+OWN_FACTS: list[Any] = [[p.name, size] for p, size in zip(extensions.PREDICATES, OWN_SIZES, strict=True)]
+"""Predicates of extensions and how many facts each is: numbers of facts in a file depend on them."""
 _OBJECT_ARRAYS = {"object_model": -1, "object_position": 0, "object_yaw": 0, "object_inside": -1,
                   "object_receptacle": -1}
 """Arrays over object slots, and what empty slots hold."""
@@ -164,6 +168,29 @@ class EpisodeSet:
         )
 
 
+def with_goal(
+    episodes: EpisodeSet,
+    catalog: ObjectCatalog,
+    instruction: str,
+    goal: dict[str, Any],
+    subgoals: Sequence[Sequence[str]] = (),
+) -> EpisodeSet:
+    """The same rooms with another task, the same in all. Raises TaskError for a goal that means nothing there."""
+    category = torch.cat([catalog.category, torch.tensor([-1])])  # index -1, an empty slot, stays -1
+    expression, num = parse(goal), len(episodes)
+    circuits = [ground(expression, subgoals, category[model.long()].numpy(), episodes.rules)
+                for model in _all_slots("object_model", episodes.object_model)]  # fmt: skip
+    return replace(
+        episodes,
+        instruction=[instruction] * num,
+        instruction_type=["own"] * num,
+        wording=torch.full_like(episodes.wording, -1),
+        goal=[json.dumps(goal)] * num,
+        subgoals=[json.dumps([list(part) for part in subgoals])] * num,
+        circuits=Circuits.pack(circuits),
+    )
+
+
 def episode_key(episode_id: Tensor, occurrence: Tensor) -> Tensor:
     """What names an episode and its repetition in keyed random numbers, int64 (R,)."""
     return episode_id + (occurrence << 40)
@@ -212,6 +239,8 @@ def save(episodes: EpisodeSet, path: str | Path) -> None:
     """Writes one safetensors file; the path holds either the old file or the whole new one, never a part."""
     tensors, about = _tensors(episodes), episodes._about()
     description = {"format_version": FORMAT_VERSION, "checksums": checksums(tensors, about), **about}
+    if OWN_FACTS:
+        description["own_facts"] = OWN_FACTS
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=path.name, suffix=".part", dir=path.parent)
@@ -254,7 +283,11 @@ def load(path: str | Path, scenes: SceneSet | None = None, catalog: ObjectCatalo
         raise EpisodeFileError(f"{path}: no whole safetensors file ({str(error).splitlines()[0]})") from None
     try:
         about, claimed = read_about(metadata)
+        shift = _shift(json.loads(metadata[METADATA_KEY]).get("own_facts", []))
         check_tensors(tensors, about, claimed)
+        if shift:
+            source = tensors["circuits.source"]
+            tensors["circuits.source"] = torch.where(source >= NUM_ATOMS - shift, source + shift, source)
         episodes = _episode_set(tensors, about)
         if scenes is not None:
             rows = rows_of("scene", about["scene_names"], scenes.names)
@@ -269,6 +302,14 @@ def load(path: str | Path, scenes: SceneSet | None = None, catalog: ObjectCatalo
     except EpisodeFileError as error:
         raise EpisodeFileError(f"{path}: {error}") from None
     return episodes
+
+
+def _shift(theirs: Any) -> int:
+    """How many facts of extensions there are here that a file does not know; EpisodeFileError if it has others."""
+    if theirs != OWN_FACTS[: len(theirs) if isinstance(theirs, list) else 0]:
+        raise EpisodeFileError(f"made with other predicates of an extension ({str(theirs)[:60]}): name it in "
+                               f"{extensions.VARIABLE}, or make the file again")  # fmt: skip
+    return sum(int(size) for _, size in OWN_FACTS[len(theirs) :])
 
 
 def _episode_set(tensors: dict[str, Tensor], about: dict[str, Any]) -> EpisodeSet:

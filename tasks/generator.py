@@ -14,7 +14,7 @@ import torch
 from . import drafts
 from .arrangements import Arrangement, Arranger
 from .drafts import NONE, Draft
-from .entities import CATEGORIES, FRIDGE_HANDLE, HANDLES, JOINT_OPEN_TO, NUM_TRAIN_CATEGORIES
+from .entities import CATEGORIES, FRIDGE_HANDLE, HANDLES, JOINT_OPEN_TO, TRAINING_KINDS
 from .episodes import EpisodeSet, PackedStrings, concat
 from .goals import Circuits, ground, parse, slot_name
 from .instructions import render, wording_ids
@@ -96,7 +96,7 @@ def _check_supply(scenes: SceneSet, catalog: ObjectCatalog, split: str) -> None:
     spec = SPLITS[split]
     if spec.scenes not in scenes.splits:
         raise GeneratorError(f"split {split!r} needs {spec.scenes} scenes, and there are none")
-    needed = set(range(NUM_TRAIN_CATEGORIES)) | set(spec.categories)
+    needed = set(TRAINING_KINDS) | set(spec.categories)
     there = {c for c, s in zip(catalog.category.tolist(), catalog.splits, strict=True) if s == spec.models}
     if lacking := needed - there:
         what = f"{spec.models} models of {CATEGORIES[min(lacking)]!r}"

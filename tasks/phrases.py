@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from itertools import product
 
+from . import extensions
 from .entities import CATEGORY_INDEX, NUM_RECEPTACLES, RECEPTACLES
 
 _LOOKS: dict[str, tuple[str, ...]] = {
@@ -79,6 +80,9 @@ _PURPOSES: dict[str, tuple[str, ...]] = {
     "toy airplane": ("a gift for a child who wants to be a pilot", "a plaything for dreaming of flying"),
     "wrench": ("a tool for tightening hexagonal nuts", "a tool to loosen the nuts of a bicycle with"),
 }
+
+_LOOKS |= {kind.name: kind.looks for kind in extensions.OBJECTS}
+_PURPOSES |= {kind.name: kind.uses for kind in extensions.OBJECTS}
 
 RELATIONS = ("left_of", "right_of", "beside")
 """What `spatial_phrases` has words for: where the place is, as one sees it who faces the anchor."""

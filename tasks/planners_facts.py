@@ -14,6 +14,7 @@ from .atoms import (
     FALSE,
     NOT_HOLDING,
     NUM_ATOMS,
+    NUM_STANDARD_ATOMS,
     TRUE,
     closed,
     holding,
@@ -51,6 +52,7 @@ def _meanings() -> dict[int, Fact]:
     known |= {robot_at(t): Fact("robot_at", t) for t in range(NUM_NAV_TARGETS)}
     for handle in range(NUM_HANDLES):
         known[opened(handle)], known[closed(handle)] = Fact("opened", handle), Fact("closed", handle)
+    known |= {atom: Fact("own", atom) for atom in range(NUM_STANDARD_ATOMS, NUM_ATOMS)}
     return known
 
 

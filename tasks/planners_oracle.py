@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from .actions import ACTIONS, PICK_BASE, PLACE_BASE, nav_to_receptacle
+from .actions import ACTIONS, nav_to_receptacle
 from .atoms import NOT_HOLDING
 from .entities import TASK_RECEPTACLES
 from .goals import ground, parse, slot_name
@@ -53,7 +53,7 @@ class Oracle(Planner):
         action, held, then = self._steps[-1]
         if view.held != held or not view.valid[action]:
             return False
-        if not PICK_BASE <= action < PLACE_BASE:
+        if ACTIONS[action].kind != "pick":
             return True
         return self._first_in_reach(view, ACTIONS[action].target, then)
 
@@ -79,7 +79,7 @@ class Oracle(Planner):
             kind, slot, where = MEANING[atom]
             if now(atom) == wanted:
                 return 0.0
-            if kind in ("false", "true") or (kind == "inside" and wanted and where not in RECEPTACLE_OF):
+            if kind in ("false", "true", "own") or (kind == "inside" and wanted and where not in RECEPTACLE_OF):
                 return math.inf
             if kind in ("on_top", "inside"):
                 if slot == view.held:

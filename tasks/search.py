@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from . import keyed_random
-from .actions import ACTIONS, NUM_ACTIONS, PICK_BASE, PLACE_BASE
+from .actions import ACTIONS, NUM_ACTIONS
 from .atoms import NUM_ATOMS, truth
 from .entities import CATEGORIES, FRIDGE_HANDLE, HANDLES, RECEPTACLES
 from .goals import AND, NAND, NOR, Circuit, Circuits, evaluate
@@ -134,6 +134,8 @@ class _Possible:
             return True
         if kind in ("false", "true"):
             return False
+        if kind == "own":  # nobody knows
+            return True
         if kind == "not_holding":
             return wanted or bool(self.obtainable)
         if kind in OF_OBJECTS and first in self.obtainable:
@@ -166,12 +168,12 @@ def _relevant(state: WorldState, circuit: Circuit) -> tuple[list[int], Tensor]:
     useful = torch.zeros(NUM_ACTIONS, dtype=torch.bool)
     for action in ACTIONS:
         useful[action.index] = (
-            action.kind in ("nav", "place")
+            action.kind in ("nav", "place", "own")
             or (action.kind == "pick" and action.target in kinds)
             or (action.kind in ("open", "close") and action.target in handles)
         )
     if any(f.kind == "not_holding" for f in facts) and not kinds:
-        useful[PICK_BASE:PLACE_BASE] = True
+        useful |= torch.tensor([action.kind == "pick" for action in ACTIONS])
     return slots, useful
 
 

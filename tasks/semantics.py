@@ -9,18 +9,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from . import atoms
+from . import atoms, extensions
 from .actions import (
+    ACTIONS,
     CLOSE_DRAWER_BASE,
     CLOSE_FRIDGE,
     NAV_BASE,
     NUM_ACTIONS,
+    NUM_STANDARD,
     OPEN_DRAWER_BASE,
     OPEN_FRIDGE,
     PICK_BASE,
     PLACE_BASE,
 )
-from .entities import CATEGORIES, FRIDGE_HANDLE, NUM_HANDLES, NUM_NAV_TARGETS
+from .entities import CATEGORIES, FRIDGE_HANDLE, NUM_HANDLES, NUM_NAV_TARGETS, NUM_STANDARD_CATEGORIES
 from .rules import (
     ROBOT_AT_ANGLE_RAD,
     ROBOT_AT_REACH_M,
@@ -84,14 +86,17 @@ def valid_actions(state: WorldState, rules: str = "clean", facts: Tensor | None 
     # all writes are True, so the order among objects of a category does not matter; the others go past the end
     category = torch.where(pickable(state, rules, facts) & empty, state.object_category, len(CATEGORIES))
     picks = valid.new_zeros(state.num_worlds, len(CATEGORIES) + 1).scatter_(1, category, True)
-    valid[:, PICK_BASE:PLACE_BASE] = picks[:, :-1]
+    valid[:, PICK_BASE:PLACE_BASE] = picks[:, :NUM_STANDARD_CATEGORIES]
     can_place = at_receptacle & ~empty
     valid[:, PLACE_BASE:OPEN_FRIDGE] = can_place if is_published(rules) else can_place & ~is_shut(state.joint)
     can_open, can_close = at_handle & is_closed(state.joint), at_handle & is_opened(state.joint)
     valid[:, OPEN_FRIDGE] = can_open[:, FRIDGE_HANDLE]
     valid[:, CLOSE_FRIDGE] = can_close[:, FRIDGE_HANDLE]
     valid[:, OPEN_DRAWER_BASE:CLOSE_DRAWER_BASE] = can_open[:, :FRIDGE_HANDLE]
-    valid[:, CLOSE_DRAWER_BASE:] = can_close[:, :FRIDGE_HANDLE]
+    valid[:, CLOSE_DRAWER_BASE:NUM_STANDARD] = can_close[:, :FRIDGE_HANDLE]
+    if NUM_ACTIONS > NUM_STANDARD:
+        own = [skill.possible(state, rules)[:, None] for skill in extensions.SKILLS]
+        valid[:, NUM_STANDARD:] = torch.cat([picks[:, NUM_STANDARD_CATEGORIES:-1], *own], dim=1)
     return valid
 
 
@@ -106,12 +111,13 @@ def read_atoms(state: WorldState, action: Tensor, rules: str = "clean") -> Tenso
         return None
     read = torch.zeros(state.num_worlds, atoms.NUM_ATOMS, dtype=torch.bool, device=action.device)
     picks = (action >= PICK_BASE) & (action < PLACE_BASE)
+    picks |= (action >= NUM_STANDARD) & (action < NUM_STANDARD + len(extensions.OBJECTS))
     places = (action >= PLACE_BASE) & (action < OPEN_FRIDGE)
     handle, opens = _handle(action)
     read[:, atoms.not_holding()] = picks
     read[:, atoms.holding(0) : atoms.holding(MAX_OBJECTS)] = places[:, None]
     each = torch.arange(NUM_HANDLES, device=action.device)
-    moves = (each == handle[:, None]) & (action >= OPEN_FRIDGE)[:, None]
+    moves = (each == handle[:, None]) & ((action >= OPEN_FRIDGE) & (action < NUM_STANDARD))[:, None]
     read[:, atoms.closed(0) : atoms.closed(NUM_HANDLES)] = moves & opens[:, None]
     read[:, atoms.opened(0) : atoms.opened(NUM_HANDLES)] = moves & ~opens[:, None]
     contents = moves | (picks[:, None] & (each < FRIDGE_HANDLE))
@@ -154,9 +160,31 @@ def apply(
             _place_anywhere(state, where, receptacle, draws[where.rows])
         else:
             _place(state, where, receptacle, draws[where.rows], half_size)
-    for where, _ in taken(OPEN_FRIDGE, NUM_ACTIONS):
+    for where, _ in taken(OPEN_FRIDGE, NUM_STANDARD):
         _set_joint(state, where, *_handle(action[where.rows]), rules)
+    if NUM_ACTIONS > NUM_STANDARD:
+        _own(state, action, valid, rules)
     return ~valid
+
+
+def _own(state: WorldState, action: Tensor, valid: Tensor, rules: str) -> None:
+    """Skills of extensions, in the worlds where they are `valid` (N,)."""
+    each = torch.arange(state.num_worlds, device=action.device)
+    for skill in ACTIONS[NUM_STANDARD:]:
+        here = valid & (action == skill.index)
+        if skill.kind == "pick":
+            slot = (pickable(state, rules) & (state.object_category == skill.target)).int().argmax(1)
+            state.held.copy_(torch.where(here, slot, state.held))
+            state.object_inside[each, slot] = torch.where(here, -1, state.object_inside[each, slot])
+        else:
+            extensions.SKILLS[skill.target].effect(state, here)
+    slot = state.held.clamp(min=0)
+    carried = valid & (action >= NUM_STANDARD) & (state.held >= 0)
+    grip, position = gripper_position(state.robot, state.robot_height), state.object_position
+    position[each, slot] = torch.where(carried[:, None], grip, position[each, slot])
+    state.object_yaw[each, slot] = torch.where(carried, state.robot[:, 2], state.object_yaw[each, slot])
+    if state.object_tilt.shape[-1]:
+        state.object_tilt[each, slot] = torch.where(carried[:, None], 0.0, state.object_tilt[each, slot])
 
 
 def refresh(state: WorldState) -> None:

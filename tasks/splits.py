@@ -5,11 +5,11 @@ paper's "Multiple Objects" are the "all of them" tasks, here multiple_rearrangem
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .arrangements import NUM_OBJECTS
-from .entities import CATEGORIES, NUM_TRAIN_CATEGORIES
+from .entities import NOVEL_KINDS, TRAINING_KINDS
 from .instructions import Part
 
 MANY_OBJECTS = (51, 52, 53)
@@ -28,9 +28,9 @@ class SplitSpec:
     num_objects: tuple[int, int, int] = NUM_OBJECTS  # a room's number of objects: the middle one in 8 of 10
 
     @property
-    def categories(self) -> range:
+    def categories(self) -> Sequence[int]:
         """Object categories that tasks of the split are about."""
-        return range(NUM_TRAIN_CATEGORIES, len(CATEGORIES)) if self.novel else range(NUM_TRAIN_CATEGORIES)
+        return NOVEL_KINDS if self.novel else TRAINING_KINDS
 
 
 _TRAIN = {

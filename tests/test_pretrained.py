@@ -62,7 +62,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         config = load("smoke", [*SETTINGS, "seed=3"])
         record(folder / "vision", "vision pretraining", load_episodes(config.env, 9), config.env)
         make_run(load("smoke", [*SETTINGS, "run_name=a"]), "bc")
-        make_run(load("smoke", [*SETTINGS, "run_name=b", "seed=2", f"policy.vision_weights={VISION}"]), "ppo")
+        make_run(load("smoke", [*SETTINGS, "run_name=b", "seed=2", f"policy.vision_weights={VISION}",
+                                "train.init=runs/a"]), "ppo")  # fmt: skip
         yield folder
 
 
@@ -70,7 +71,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def shipped(home: Path) -> Path:
     """Run b as package data called `robot`."""
     out = home / "package" / "robot"
-    words = ["ship", "checkpoint=runs/b", "name=robot", f"out={out}", "stages=runs/a", "selected_on=train_validation"]
+    words = ["ship", "checkpoint=runs/b", "name=robot", f"out={out}", "selected_on=train_validation"]
     assert cli.main(words) == 0
     return out
 

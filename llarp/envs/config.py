@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from llarp.errors import UserError
+from llarp.tasks import extensions
 from llarp.tasks.rules import RULES
 
 
@@ -44,6 +45,8 @@ class EnvConfig:
             raise UserError(f"env.worker_timeout_s={self.worker_timeout_s} is out of range: it must be more than 0")
         if self.robot and self.backend != "habitat":
             raise UserError(f"robot={self.robot} goes with backend=habitat: the embedded simulator has its own robot")
+        if self.backend == "habitat" and (extensions.OBJECTS or extensions.SKILLS or extensions.PREDICATES):
+            raise UserError(f"backend=habitat has the 70 skills alone: leave out {extensions.VARIABLE}")
         if self.rules and self.rules not in RULES:
             raise UserError(f"rules={self.rules} is unknown: choose {' or '.join(RULES)}")
 

@@ -17,6 +17,7 @@ import torch
 from llarp.cache import cache_dir
 from llarp.errors import UserError
 from llarp.sim.world import Assets, load_assets
+from llarp.tasks import extensions
 from llarp.tasks.episodes import EpisodeSet, load, save
 from llarp.tasks.generator import generate
 from llarp.tasks.goals import Circuits, ground, parse
@@ -116,7 +117,7 @@ def _replica_cad(folder: str, scenes: tuple[str, ...], models: tuple[str, ...], 
 
 def _fingerprint(assets: Assets) -> str:
     """Changes with anything that built-in episodes depend on."""
-    digest = hashlib.sha256(str(GENERATOR_VERSION).encode())
+    digest = hashlib.sha256(f"{GENERATOR_VERSION}{extensions.digest()}".encode())
     scenes = assets.scenes
     placed = (scenes.receptacle_center, scenes.receptacle_half, scenes.nav_pose, scenes.free_xy)
     for tensor in (*placed, assets.catalog.half_size):

@@ -32,8 +32,8 @@ def read_curve(run: Path, x: str, y: str, smooth: int = 1) -> Curve:
     """Metric `y` over `x` of a run folder, each point the mean of the last `smooth`; UserError where it has none."""
     if not (run / "metrics.jsonl").is_file():
         raise UserError(f"{run}: there is no metrics.jsonl: name a run folder")
-    rows = [(row.get(x), row.get(y)) for row in RunFolder(run).metrics()]
-    points = sorted((float(a), float(b)) for a, b in rows if _number(a) and _number(b))
+    rows = [row for row in RunFolder(run).metrics() if _number(row.get(x)) and _number(row.get(y))]
+    points = sorted((float(row[x]), float(row[y])) for row in rows)
     if not points:
         raise UserError(f"{run}: no line of metrics.jsonl has both {x} and {y}")
     at, values = np.array(points).T

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from llarp.tasks import extensions
 from llarp.tasks.entities import CATEGORIES
 from llarp.tasks.state import ObjectCatalog
 
@@ -296,13 +297,14 @@ def build_objects() -> tuple[ObjectCatalog, list[Mesh], Material]:
     Models of a category follow each other in the order of CATEGORIES: "ball_0" ... "ball_5", "clamp_0", ...
     """
     meshes, splits, categories = [], [], []
+    own = {kind.name: (kind.shape, kind.models) for kind in extensions.OBJECTS}
     for index, category in enumerate(CATEGORIES):
-        shape, models = _MODELS[category]
+        shape, models = (_MODELS | own)[category]
         for number, arguments in enumerate(models):
             mesh = centered(shape(**arguments))
             mesh.name = f"{category.replace(' ', '_')}_{number}"
             meshes.append(mesh)
-            splits.append("train" if number < TRAIN_MODELS else "heldout")
+            splits.append("train" if number < min(TRAIN_MODELS, max(1, len(models) - 2)) else "heldout")
             categories.append(index)
     half = np.stack([np.abs(mesh.vertices).max(0) for mesh in meshes])
     catalog = ObjectCatalog(
