@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -50,6 +51,15 @@ class Policy(nn.Module, ABC):
     def bind_instructions(self, lookup: Callable[[int], str]) -> None:
         """Say how to get an instruction's text from its id (`env.instruction_text`)."""
         self._lookup = lookup
+
+    @contextmanager
+    def bound_to(self, lookup: Callable[[int], str]) -> Iterator[None]:
+        """`bind_instructions` for the length of a `with`."""
+        before, self._lookup = self._lookup, lookup
+        try:
+            yield
+        finally:
+            self._lookup = before
 
     def instruction_text(self, instruction_id: int) -> str:
         """The text of an instruction id; RuntimeError before `bind_instructions`."""
