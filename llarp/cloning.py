@@ -123,6 +123,16 @@ class Cloning:
             raise UserError(f"{self.base}: lacks demonstrations that this run is cloning; put them back, or begin anew")
         return found
 
+    def provide(self, stop: Callable[[], bool]) -> Demonstrations:
+        """The planner's, for PPO to learn from as well; they are to lie where all ranks see them. A meeting."""
+        if self.ranks.leads:
+            self._fill(0, stop)
+        self.ranks.wait()
+        found = Demonstrations(self._store(0).read(), self._numbers(0))
+        if not len(found) and not stop():
+            raise UserError(f"{self.base}: no demonstrations were collected; raise bc.collect_minutes")
+        return found
+
     def forget(self) -> None:
         """Remove the run's own demonstrations."""
         if self.ranks.leads:
@@ -161,11 +171,14 @@ class Cloning:
     def _collect(self, number: int, stop: Callable[[], bool]) -> None:
         """What a round needs and is not there yet; one process does it, its team waits."""
         if self.ranks.leads:
-            collect(
-                self._store(number), self._numbers(number), lambda missing: self._played(number, missing),
-                minutes=self.config.bc.collect_minutes, log=self._tell, stop=stop,
-            )  # fmt: skip
+            self._fill(number, stop)
         self.ranks.in_team(False)
+
+    def _fill(self, number: int, stop: Callable[[], bool]) -> None:
+        collect(
+            self._store(number), self._numbers(number), lambda missing: self._played(number, missing),
+            minutes=self.config.bc.collect_minutes, log=self._tell, stop=stop,
+        )  # fmt: skip
 
     def _played(self, number: int, missing: list[int]) -> Iterator[Played]:
         bc = self.config.bc
@@ -207,6 +220,7 @@ def settings_of(config: RunConfig, policy: Policy, episodes: EpisodeSet) -> dict
     return {
         "vision": policy.frozen_fingerprint().get("vision", ""),
         "vision_pool": config.policy.vision_pool,
+        "pictures": config.policy.pictures,
         "image_size": config.env.image_size,
         "backend": config.env.backend,
         "rules": config.env.rule_set,

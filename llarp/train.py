@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +20,6 @@ from .envs.episode_source import asset_notes, load_episodes
 from .envs.vector import LanguageRearrangementVectorEnv
 from .errors import UserError
 from .evaluation.agents import PolicyAgent
-from .evaluation.evaluate import evaluate_split
 from .evaluation.report import write_report
 from .evaluation.rollout_video import film
 from .policy.build import make_policy
@@ -35,9 +32,8 @@ from .rl.critic import fit_critic
 from .rl.distributed import ALONE, Ranks
 from .rl.trainer import Trainer
 from .runfolder import RunFolder, find_run
+from .session import EVAL_SEED, HeldOut, Narrator, stop_on_interrupt, within
 
-EVAL_SEED = 20_000
-"""Held-out episodes of a run's own evaluation: the same for every run."""
 PREEMPT_SHARE = 0.6
 """Share of ranks whose end of a rollout ends that of the others, with Habitat (DD-PPO's)."""
 KEPT = ("stage", "warm_start", "cloning", "evaluations")
@@ -94,7 +90,7 @@ def train(config: RunConfig, resume: Path | None = None, ranks: Ranks = ALONE) -
     if only_clone and ranks.num_teams > 1:
         ranks.agree(_refuse_to_clone)
     folder, earlier = ranks.agree(lambda: _folder(config, resume))
-    say = _Narrator(started, silent=not ranks.leads)
+    say = Narrator(started, silent=not ranks.leads)
     with ranks.in_turn():
         if ranks.mesh is None:
             policy = build_policy(config)
@@ -115,13 +111,13 @@ def train(config: RunConfig, resume: Path | None = None, ranks: Ranks = ALONE) -
         each = f" of each of {ranks.num_teams} teams of {ranks.team_size} ranks"
     say(f"{len(episodes):,} training episodes in {config.env.num_envs} worlds{each}, "
         f"{torch.get_num_threads()} threads")  # fmt: skip
-    held_out = _HeldOut(config, say) if config.train.eval_episodes and ranks.team == 0 else None
+    held_out = HeldOut(config, say) if config.train.eval_episodes and ranks.team == 0 else None
     live = None if ranks.leads else False
     shown = Progress(100, "cloning", "percent", live) if only_clone else Progress(
         config.train.total_steps, "PPO", live=live
     )  # fmt: skip
     with shown, stop_on_interrupt(insist=ranks.alone) as asked:
-        stop = _within(config.train.session_minutes, started, asked)
+        stop = within(config.train.session_minutes, started, asked)
         if ranks.leads:
             say.show = shown.message
 
@@ -138,11 +134,13 @@ def train(config: RunConfig, resume: Path | None = None, ranks: Ranks = ALONE) -
         results: dict[str, Any] = {"stage": "warm start"} | {k: earlier[k] for k in KEPT if k in earlier}
         evaluations: dict[str, Any] = results.setdefault("evaluations", {})
         torch.manual_seed(ranks.seed(config.seed))
-        cloning = None
-        if config.train.clones and ranks.team == 0 and (only_clone or results["stage"] == "warm start"):
+        source = cloning = None
+        if config.train.clones or config.ppo.bc_coef:
             make_env = partial(build_env, config, render_threads=threads)
             told = _cloning_log(log) if only_clone else (lambda metrics: None)
-            cloning = Cloning(config, policy, episodes, make_env, folder, say, told, ranks)
+            source = Cloning(config, policy, episodes, make_env, folder, say, told, ranks)
+        if config.train.clones and ranks.team == 0 and (only_clone or results["stage"] == "warm start"):
+            cloning = source
         clone = None
         if resume:
             newest, clone = checkpoint.latest(folder.path), checkpoint.latest_clone(folder.path)
@@ -171,7 +169,7 @@ def train(config: RunConfig, resume: Path | None = None, ranks: Ranks = ALONE) -
                 record(folder.path, "bc", episodes, config.env, resumed=not known)
             results["cloning" if only_clone else "warm_start"] = cloning.run(stop)
         if trainer is not None:
-            _reinforce(config, trainer, policy, cloning, folder, results, held_out, stop, say, known)
+            _reinforce(config, trainer, policy, source, folder, results, held_out, stop, say, known)
         interrupted = ranks.any(stop())
         if not interrupted and ranks.team == 0:
             if held_out:
@@ -254,15 +252,16 @@ def _reinforce(
     config: RunConfig,
     trainer: Trainer,
     policy: LLaRPPolicy,
-    cloning: Cloning | None,
+    source: Cloning | None,
     folder: RunFolder,
     results: dict[str, Any],
-    held_out: _HeldOut | None,
+    held_out: HeldOut | None,
     stop: Callable[[], bool],
     say: Callable[[str], None],
     manifest: bool,
 ) -> None:
-    """What follows the cloning, if any: the critic fitted, an evaluation, PPO. `manifest`: whether to write in it."""
+    """What follows the cloning, if any: the critic fitted, an evaluation, PPO. `source`: where demonstrations come
+    from, if any are used; `manifest`: whether to write in it."""
     ranks, env, steps = trainer.ranks, trainer.collector.env, config.train.critic_warmup_steps
 
     def stopped() -> bool:
@@ -271,7 +270,7 @@ def _reinforce(
     if results["stage"] == "warm start":
         policy.bind_instructions(env.instruction_text)
         if ranks.team == 0 and steps and (config.train.clones or config.train.init) and not stopped():
-            fitted = fit_critic(env, policy, config.ppo, steps, stopped)
+            fitted = fit_critic(env, policy, config.ppo, steps, stopped, trainer.scale)
             results["warm_start"] = results.get("warm_start", {}) | fitted
             say(f"critic fitted: explains {fitted['critic_explained_variance']:.0%} of the returns' variance")
         if config.train.clones and ranks.any(stop()):
@@ -282,13 +281,15 @@ def _reinforce(
             results["stage"] = "PPO"
             if ranks.leads:
                 write_report(folder, results)
-            if cloning is not None:
-                cloning.forget()
+            if source is not None and not config.ppo.bc_coef:
+                source.forget()
             if held_out:
                 results["evaluations"]["before PPO"] = held_out.measure(policy, "before PPO")
     policy.bind_instructions(env.instruction_text)
     if ranks.leads:
         record(folder.path, "ppo", env.episodes, config.env, resumed=not manifest)
+    if config.ppo.bc_coef and source is not None:
+        trainer.learn_beside(source.provide(stop))
     trainer.run(stop)
 
 
@@ -304,31 +305,6 @@ def _cloning_log(log: Callable[[dict[str, float]], None]) -> Callable[[dict[str,
     return told
 
 
-def _within(minutes: float, started: float, asked: Callable[[], bool]) -> Callable[[], bool]:
-    """Whether to stop: somebody has `asked`, or the minutes since `started` are used up (0: no limit)."""
-    return lambda: asked() or 0 < 60 * minutes < time.monotonic() - started
-
-
-class _HeldOut:
-    """The run's own evaluation: the same episodes of held-out apartments every time."""
-
-    def __init__(self, config: RunConfig, say: Callable[[str], None]):
-        self.config, self.say = config, say
-        self.chosen = config.env.built_in(split=config.train.eval_split, episodes=config.train.eval_episodes)
-        self.episodes = load_episodes(self.chosen, EVAL_SEED)
-
-    def measure(self, policy: LLaRPPolicy, when: str) -> dict[str, Any]:
-        """Rates now; binds the policy to these episodes' instructions."""
-        config = self.config
-        agent = PolicyAgent(policy)
-        rates, _ = evaluate_split(agent, self.chosen, config.task, self.episodes, EVAL_SEED, config.device)
-        for name, row in (("success", rates), ("pick and place", rates["pick_and_place"])):
-            low, high = row["ci95"]
-            self.say(f"{config.train.eval_split} {when}: {name} {row['success_rate']:.1%} "
-                     f"(95 %: {low:.1%} to {high:.1%}, {row['episodes']} episodes)")  # fmt: skip
-        return rates
-
-
 def _film(config: RunConfig, policy: LLaRPPolicy, folder: Path, say: Callable[[str], None]) -> list[dict[str, Any]]:
     """Three held-out episodes on film."""
     chosen = config.env.built_in(split=config.train.eval_split, episodes=100)
@@ -337,36 +313,3 @@ def _film(config: RunConfig, policy: LLaRPPolicy, folder: Path, say: Callable[[s
     shown = film(path, PolicyAgent(policy), chosen, config.task, episodes, EVAL_SEED, config.device)
     say(f"filmed {path}")
     return shown
-
-
-class _Narrator:
-    """Says what is going on, each line with the time since the start."""
-
-    def __init__(self, started: float, silent: bool = False):
-        self.started = started
-        self.show: Callable[[str], None] = (lambda text: None) if silent else (lambda text: print(text, flush=True))
-
-    def __call__(self, text: str) -> None:
-        seconds = time.monotonic() - self.started
-        self.show(f"[{int(seconds // 60)}:{int(seconds % 60):02}] {text}")
-
-
-@contextmanager
-def stop_on_interrupt(insist: bool = True) -> Iterator[Callable[[], bool]]:
-    """A flag that Ctrl-C (or a job scheduler's SIGTERM) raises; a second one interrupts at once, if they may `insist`.
-
-    Under a launcher they may not: it hands on what a scheduler or a terminal has sent to all processes already.
-    """
-    asked: list[bool] = []
-
-    def ask(number: int, frame: Any) -> None:
-        if asked and insist:
-            raise KeyboardInterrupt
-        asked.append(True)
-
-    before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for s, handler in before.items():
-            signal.signal(s, handler)

@@ -20,12 +20,16 @@ from llarp.cloning import rows_of
 from llarp.config import load
 from llarp.errors import UserError
 from llarp.rl import checkpoint
-from llarp.rl.bc import Cloner
+from llarp.rl.bc import Cloner, CloningLoss
+from llarp.rl.beside import Beside
 from llarp.rl.collect import Collector
-from llarp.rl.config import BCConfig, PPOConfig
+from llarp.rl.config import BCConfig, PPOConfig, TrainConfig
 from llarp.rl.critic import fit_critic
 from llarp.rl.demonstrate import ByPolicy, Noise, collect, play
 from llarp.rl.demonstrations import Demonstrations, Played, Store
+from llarp.rl.returns import ReturnScale
+from llarp.rl.trainer import Trainer
+from llarp.rl.update import ppo_update, trainable_parameters
 from llarp.tasks.actions import NUM_ACTIONS
 
 SETTINGS = {"vision": "abc", "noise": 0.25}
@@ -293,7 +297,7 @@ def test_resumed_cloning_is_the_same_as_one_without_a_break(tmp_path: Path, sett
 
 
 def test_passes_come_together_within_a_window(tmp_path: Path) -> None:
-    cloner = cloner_of(demonstrations(tmp_path, 60), epochs=4, window=20, window_passes=2, holdout=0.0, batch_tokens=4)
+    cloner = cloner_of(demonstrations(tmp_path, 60), epochs=5, window=20, window_passes=2, holdout=0.0, batch_tokens=4)
     order: list[int] = []
 
     def step(batch: Any, index: torch.Tensor) -> None:
@@ -302,7 +306,7 @@ def test_passes_come_together_within_a_window(tmp_path: Path) -> None:
 
     cloner._step = step  # type: ignore[method-assign]
     cloner.train(lambda _: None, lambda: False)
-    assert len(order) == 240 and all(order.count(i) == 4 for i in range(60))
+    assert len(order) == 300 and sorted(order[240:]) == list(range(60))  # the fifth pass, by itself
     for first in range(0, 240, 40):  # a window, twice
         once, again = order[first : first + 20], order[first + 20 : first + 40]
         assert len(set(once)) == 20 and set(once) == set(again) and once != again
@@ -346,6 +350,120 @@ def test_dagger_lets_the_policy_act_and_the_planner_label(tmp_path: Path) -> Non
     assert sum(untrained) / 60 < 0.2 and sum(trained) / 60 > 0.8
     mixed = shares(RecurrentPolicy(), 0.5)
     assert 18 <= mixed.count(1.0) <= 42  # the planner's own episodes
+
+
+# -- beside PPO -------------------------------------------------------------------------------------------------------
+
+
+def a_rollout(policy: RecurrentPolicy) -> Any:
+    collector = Collector(MemoryEnv(6), policy)
+    collector.start()
+    collector.run(9)
+    return collector.finish()
+
+
+def test_the_combined_gradient_is_the_sum_of_both(tmp_path: Path) -> None:
+    """One step of plain gradient descent at rate 1, not clipped: what the weights moved by."""
+    torch.manual_seed(0)
+    policy, demos = RecurrentPolicy(), demonstrations(tmp_path, 40)
+    rollout = a_rollout(policy)
+    index = Beside(policy, demos, 1.0, 1000, seed=3).draw(rollout.num_transitions)
+    assert rollout.num_transitions - 4 < int(demos.length[index].sum()) <= rollout.num_transitions
+
+    def moved(coef: float, max_tokens: int = 1000) -> tuple[torch.Tensor, dict[str, float]]:
+        learner = copy.deepcopy(policy)
+        optimizer = torch.optim.SGD(trainable_parameters(learner), lr=1.0)
+        config = PPOConfig(num_minibatches=1, num_epochs=1, max_grad_norm=1e9)
+        beside = Beside(learner, demos, coef, max_tokens, seed=3) if coef else None
+        stats = ppo_update(learner, optimizer, rollout, config, torch.Generator().manual_seed(0), beside=beside)
+        return weights(policy) - weights(learner), stats
+
+    alone, stats = moved(0.0)
+    assert "bc_loss" not in stats
+    learner = copy.deepcopy(policy)
+    loss = CloningLoss(learner, demos.batch(index))
+    loss.mean.backward()
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in learner.parameters()]
+    cloning = torch.cat([gradient.flatten() for gradient in gradients])
+    for tokens in (1000, 8):
+        both, stats = moved(0.7, tokens)
+        torch.testing.assert_close(both, alone + 0.7 * cloning, atol=1e-5, rtol=1e-4)
+        assert stats["bc_loss"] == pytest.approx(float(loss.mean.detach()), rel=1e-4) and 0 <= stats["bc_accuracy"] <= 1
+    assert cloning.abs().max() > 1e-3
+
+
+def test_demonstrations_beside_ppo_come_in_passes_and_go_on(tmp_path: Path) -> None:
+    demos = demonstrations(tmp_path, 10)
+    beside, drawn = Beside(RecurrentPolicy(), demos, 1.0, 100, seed=1), []
+    for _ in range(5):
+        drawn += beside.draw(17).tolist()  # four episodes of four steps
+    assert len(drawn) == 20 and sorted(drawn[:10]) == sorted(drawn[10:]) == list(range(10)) and drawn[:10] != drawn[10:]
+    later = Beside(RecurrentPolicy(), demos, 1.0, 100, seed=1, drawn=12)
+    assert later.draw(20).tolist() == drawn[12:17] and later.draw(1).tolist() == drawn[17:18]
+
+
+def trainer_of(policy: RecurrentPolicy, log: list[dict[str, float]], total: int = 400, **ppo: Any) -> Trainer:
+    settings = PPOConfig(**({"num_steps": 10, "num_minibatches": 2, "lr": 3e-3} | ppo))
+    return Trainer(MemoryEnv(4), policy, settings, TrainConfig(total_steps=total), seed=0, log=log.append)
+
+
+def test_ppo_with_demonstrations_learns_what_they_show_and_resumes(tmp_path: Path) -> None:
+    demos, log = demonstrations(tmp_path, 60), []
+    torch.manual_seed(0)
+    trainer = trainer_of(RecurrentPolicy(), log, bc_coef=1.0, lr=1e-2)
+    trainer.learn_beside(demos)
+    trainer.run()
+    assert log[-1]["bc_accuracy"] > log[0]["bc_accuracy"] + 0.3 and log[-1]["bc_loss"] < log[0]["bc_loss"] - 1
+    again = trainer_of(RecurrentPolicy(), [], bc_coef=1.0)
+    checkpoint.save(tmp_path / "step_1.pt", trainer.policy, trainer.state_dict())
+    again.load(tmp_path / "step_1.pt")
+    again.learn_beside(demos)
+    assert again.beside.drawn == trainer.beside.drawn > 60
+
+
+@pytest.mark.parametrize(("schedule", "shares"), [("constant", [1, 1]), ("linear", [1, 0.6]), ("cosine", [1, 0.6545])])
+def test_the_learning_rate_falls_as_asked(schedule: str, shares: list[float]) -> None:
+    log: list[dict[str, float]] = []
+    torch.manual_seed(0)
+    trainer_of(RecurrentPolicy(), log, total=400, lr_schedule=schedule).run()
+    assert [log[0]["lr"], log[4]["lr"]] == pytest.approx([3e-3 * share for share in shares], rel=1e-3)
+    assert len(log) == 10
+
+
+def test_normalised_returns_have_deviation_one_and_keep_their_sign() -> None:
+    generator = torch.Generator().manual_seed(0)
+    scale, gamma = ReturnScale(5, 0.9), 0.9
+    seen, running = [], [0.0] * 5
+    for _ in range(4):
+        reward = 30 * torch.rand(8, 5, generator=generator)
+        done = torch.rand(8, 5, generator=generator) < 0.2
+        data = {"reward": reward.clone(), "terminated": done, "truncated": torch.zeros_like(done)}
+        rollout = SimpleNamespace(data=data, kept=torch.ones_like(done))
+        scale.normalize(rollout)
+        for t in range(8):
+            for i in range(5):
+                running[i] = gamma * running[i] + float(reward[t, i])
+                seen.append(running[i])
+                running[i] = 0.0 if done[t, i] else running[i]
+        deviation = torch.tensor(seen, dtype=torch.float64).std(correction=0)
+        assert scale.deviation == pytest.approx(float(deviation), rel=1e-5)
+        torch.testing.assert_close(rollout.data["reward"], reward / scale.deviation)
+    other = ReturnScale(5, 0.9)
+    assert other.deviation == 1
+    other.load_state_dict(scale.state_dict())
+    assert other.deviation == scale.deviation
+
+
+def test_the_critic_is_fitted_to_normalised_returns_and_ppo_goes_on_with_the_scale() -> None:
+    torch.manual_seed(0)
+    log: list[dict[str, float]] = []
+    trainer = trainer_of(RecurrentPolicy(), log, normalize_returns=True)
+    fitted = fit_critic(trainer.collector.env, trainer.policy, trainer.ppo, 200, scale=trainer.scale)
+    assert fitted["critic_transitions"] > 100
+    counted = trainer.scale.sums["count"]
+    trainer.run()
+    assert counted == 200 and trainer.scale.sums["count"] == 200 + trainer.env_steps
+    assert log[-1]["return_deviation"] == trainer.scale.deviation != 1
 
 
 # -- commands ---------------------------------------------------------------------------------------------------------
@@ -395,12 +513,11 @@ def test_a_stopped_cloning_goes_on_to_the_same_weights(cloned: dict[str, Any], t
     words, stops = ["train", *tiny, "algorithm=bc", "bc.demonstrations=shared2", "run_name=b"], 0
     for limit in (1, 2, 9, 5):
         asked: list[int] = []
-        monkeypatch.setattr(training, "_within", lambda *_: lambda: asked.append(1) or len(asked) > limit)  # noqa: B023
+        monkeypatch.setattr(training, "within", lambda *_: lambda: asked.append(1) or len(asked) > limit)  # noqa: B023
         result = run(*words)
         assert result["interrupted"] and not result["evaluations"]
         words, stops = ["train", "resume=runs/b"], stops + 1
     monkeypatch.undo()
-    monkeypatch.chdir(Path.cwd())
     result = run(*words)
     newest = [checkpoint.latest(Path("runs") / name) for name in "ab"]
     one, two = (torch.load(path, weights_only=True)["parameters"] for path in newest)
@@ -413,9 +530,13 @@ def test_a_stopped_cloning_goes_on_to_the_same_weights(cloned: dict[str, Any], t
 
 
 def test_ppo_starts_from_a_clone_with_a_fitted_critic(cloned: dict[str, Any], tiny: list[str]) -> None:
-    result = run("train", *tiny, "train.init=runs/a", "train.critic_warmup_steps=48", "run_name=c")
+    words = ["train.init=runs/a", "train.critic_warmup_steps=48", "ppo.normalize_returns=true", "ppo.bc_coef=0.5",
+             "bc.demonstrations=shared"]  # fmt: skip
+    result = run("train", *tiny, *words, "run_name=c")
     assert result["warm_start"]["critic_transitions"] > 0 and "demonstrations" not in result["warm_start"]
     assert set(result["evaluations"]) == {"before PPO", "after PPO"}
+    rows = [json.loads(line) for line in Path("runs/c/metrics.jsonl").read_text().splitlines()]
+    assert all({"bc_loss", "bc_accuracy", "return_deviation"} <= row.keys() for row in rows)
     manifest = json.loads(Path("runs/c/manifest.json").read_text())
     assert [stage["stage"] for stage in manifest["stages"]] == ["bc", "ppo"]
     config = load("runs/c/config.yaml")

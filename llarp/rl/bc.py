@@ -125,7 +125,8 @@ class Cloner:
         windows = math.ceil(count / config.window)
         while self.seen < config.epochs * count:
             turn, rest = divmod(self.block, windows * config.window_passes)
-            first = rest // config.window_passes * config.window
+            passes = min(config.window_passes, config.epochs - turn * config.window_passes)
+            first = rest // passes * config.window
             order = self.used[torch.randperm(count, generator=self._generator(1, turn))]
             own = self._generator(2, self.block)
             pads = self.policy.pads

@@ -22,7 +22,8 @@ class PPOConfig:
     num_steps: int = 32  # environment steps a world takes between two updates
     num_epochs: int = 2  # passes over the rollout in one update
     num_minibatches: int = 8  # gradient steps a pass
-    lr: float = 3e-4  # Adam's learning rate, constant
+    lr: float = 3e-4  # Adam's learning rate at the beginning
+    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"  # how it falls to 0 at the end of the run
     adam_eps: float = 1e-5  # Adam's epsilon
     clip: float = 0.2  # how far the probability ratio may leave 1
     clip_value: float = 0.0  # how far a value may leave its old one before its loss is clipped; 0: never clipped
@@ -31,6 +32,9 @@ class PPOConfig:
     gamma: float = 0.99  # discount a step
     gae_lambda: float = 0.95  # lambda of generalised advantage estimation
     max_grad_norm: float = 0.2  # gradients are scaled down to this global norm
+    # Divide rewards by the deviation of the discounted returns seen so far (Engstrom et al. 2020, arXiv 2005.12729).
+    normalize_returns: bool = False
+    bc_coef: float = 0.0  # weight of the cross-entropy to demonstrations (bc.*) beside PPO's loss; 0: none
     normalize_advantage: bool = False  # scale the rollout's advantages to mean 0 and deviation 1
     bootstrap_time_limit: bool = False  # true: a truncated episode is worth the value of its final observation, not 0
     target_kl: float = 0.0  # no further epoch once one's mean KL estimate exceeds this; 0: off
@@ -45,7 +49,7 @@ class PPOConfig:
             check_range(f"ppo.{name}", getattr(self, name), 1e-12)
         for name in ("gamma", "gae_lambda", "micro_batch_fill"):
             check_range(f"ppo.{name}", getattr(self, name), 0, 1)
-        for name in ("clip_value", "entropy_coef", "value_coef", "target_kl"):
+        for name in ("clip_value", "entropy_coef", "value_coef", "target_kl", "bc_coef"):
             check_range(f"ppo.{name}", getattr(self, name), 0)
 
 

@@ -14,6 +14,7 @@ from llarp.policy.base import Policy
 from .collect import Collector
 from .config import PPOConfig
 from .ppo import explained_variance
+from .returns import ReturnScale
 from .rollout import Rollout
 from .update import returns_of
 
@@ -23,9 +24,16 @@ RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
 @torch.no_grad()
 def fit_critic(
-    env: Any, policy: Policy, config: PPOConfig, steps: int, stop: Callable[[], bool] = lambda: False
+    env: Any,
+    policy: Policy,
+    config: PPOConfig,
+    steps: int,
+    stop: Callable[[], bool] = lambda: False,
+    scale: ReturnScale | None = None,
 ) -> dict[str, float]:
     """Fits the critic by ridge regression on the discounted returns of at least `steps` fresh environment steps.
+
+    With `ppo.normalize_returns` these count for the `scale`, and the returns are as divided by it.
 
     The policy must have one `nn.Linear` named "critic" that reads (B, T, dim) features. The strength is chosen on a
     fifth of the worlds (of the steps, where there are fewer than five worlds); returns are of whole episodes only.
@@ -34,6 +42,8 @@ def fit_critic(
     collector.start()
     collector.run(math.ceil(steps / env.num_envs), stop)
     rollout = collector.finish()
+    if config.normalize_returns and scale is not None:
+        scale.normalize(rollout)
     zero = torch.zeros_like(rollout.data["value"])
     _, returns = returns_of(rollout, zero, zero, config, gae_lambda=1.0)
     done = rollout.data["terminated"] | rollout.data["truncated"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -14,10 +15,13 @@ from llarp.machine import give_back_memory
 from llarp.policy.base import Policy
 
 from . import checkpoint
+from .beside import Beside
 from .collect import Collector
 from .config import PPOConfig, TrainConfig
+from .demonstrations import Demonstrations
 from .distributed import ALONE, Ranks, pack, unpack
 from .preemption import Watch
+from .returns import ReturnScale
 from .rollout import Rollout
 from .update import ppo_update, trainable_parameters
 
@@ -47,12 +51,15 @@ class Trainer:
         checkpoint_dir: Path | None = None,
         ranks: Ranks = ALONE,
     ) -> None:
-        self.policy, self.ppo, self.train = policy, ppo, train
+        self.policy, self.ppo, self.train, self.seed = policy, ppo, train, seed
         self.log, self.checkpoint_dir, self.ranks = log, checkpoint_dir, ranks
         self.collector = Collector(env, policy, ppo.bootstrap_time_limit)
         self.optimizer = torch.optim.Adam(trainable_parameters(policy), lr=ppo.lr, eps=ppo.adam_eps)
         self.generator = torch.Generator().manual_seed(ranks.seed(seed))
         self.window = EpisodeWindow(env.num_envs, train.success_window)
+        self.scale = ReturnScale(env.num_envs, ppo.gamma)  # of returns, where they are normalised
+        self.beside: Beside | None = None  # demonstrations to learn from as well
+        self._drawn = 0  # of them, before a resumed run has them
         self.env_steps = self.updates = 0
         self.wall_s = 0.0  # spent in the training loop, earlier sessions included
 
@@ -60,6 +67,13 @@ class Trainer:
         """Resets all worlds; all ranks take over rank 0's weights."""
         self.collector.start()
         self.ranks.share_weights(self.policy)
+        self.scale.restart(self.ranks)
+
+    def learn_beside(self, demonstrations: Demonstrations) -> None:
+        """Add the cross-entropy to demonstrations to the loss, `ppo.bc_coef` times."""
+        seed = self.ranks.seed(self.seed)
+        sizes = (self.ppo.bc_coef, self.ppo.micro_batch_tokens)
+        self.beside = Beside(self.policy, demonstrations, *sizes, seed, self._drawn)
 
     def run(self, stop: Callable[[], bool] = lambda: False) -> None:
         """Trains until the steps or the time are used up or `stop()` is true at any rank, then writes a checkpoint.
@@ -73,6 +87,8 @@ class Trainer:
         # Those running, and those that begin in a rollout where episodes take 8 steps.
         self.policy.expect_instructions(self.collector.env.num_envs * (4 + self.ppo.num_steps // 8))
         while not self.ranks.any(stop() or self._used_up()):
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.ppo.lr * lr_share(self.ppo.lr_schedule, self._progress())
             num_steps, share = self.ppo.num_steps, self.train.preempt_share or 0.0
             watch = Watch(self.ranks, stop, self.collector.buffer, num_steps, share)
             self.collector.run(num_steps, watch)
@@ -87,13 +103,20 @@ class Trainer:
                 break
             if not counts["steps"]:  # every step was lost: nothing to learn from
                 continue
-            losses = ppo_update(self.policy, self.optimizer, rollout, self.ppo, self.generator, self.ranks)
+            if self.ppo.normalize_returns:
+                self.scale.normalize(rollout, self.ranks)
+            losses = ppo_update(
+                self.policy, self.optimizer, rollout, self.ppo, self.generator, self.ranks, self.beside
+            )
             self.collector.refresh()
             give_back_memory()
             self.updates += 1
             self.wall_s = time.monotonic() - started
             if self.ranks.leads:
                 rates = {"invalid_rate": counts["invalid"] / counts["steps"]}
+                rates["lr"] = self.optimizer.param_groups[0]["lr"]
+                if self.ppo.normalize_returns:
+                    rates["return_deviation"] = self.scale.deviation
                 if watch.needed is not None:
                     rates["preempted"] = counts["preempted"]
                 self.log(self.summary() | rates | losses)
@@ -117,6 +140,13 @@ class Trainer:
         late = 0 < self.train.max_minutes <= self.wall_s / 60
         return late or self.env_steps >= self.train.total_steps
 
+    def _progress(self) -> float:
+        """Share of the run that is done, 0 to 1, at all ranks the same: of its steps, or of its minutes if that is more
+        (rank 0's, as of its last update)."""
+        minutes = self.train.max_minutes
+        late = self.wall_s / (60 * minutes) if minutes and self.ppo.lr_schedule != "constant" else 0.0
+        return min(1.0, max(self.env_steps / self.train.total_steps, self.ranks.gather(late)[0] if late else 0.0))
+
     def save(self) -> Path | None:
         """Writes a checkpoint (between rollouts only) and forgets the oldest; returns its path."""
         if self.checkpoint_dir is None:
@@ -138,6 +168,8 @@ class Trainer:
         saved = checkpoint.load(path, self.policy)
         self.optimizer.load_state_dict(saved["optimizer"])
         self.env_steps, self.updates, self.wall_s = saved["env_steps"], saved["updates"], saved["wall_s"]
+        if "scale" in saved:
+            self.scale.load_state_dict(saved["scale"])
         by_team = [saved, *saved.get("others", [])]
         if len(by_team) != self.ranks.num_teams:
             self.window.load_state_dict(saved["window"] | {"running": torch.zeros(self.collector.env.num_envs)})
@@ -145,6 +177,9 @@ class Trainer:
         own = by_team[self.ranks.team]
         self.collector.load_state_dict(own["collector"])
         self.window.load_state_dict(own["window"])
+        if "scale" in own:
+            self.scale.load_state_dict(own["scale"])
+        self._drawn = own.get("drawn", 0)
         self.generator.set_state(own["generator"])
         checkpoint.set_random_state(own["random"])
         return True
@@ -156,6 +191,8 @@ class Trainer:
             "window": self.window.state_dict(),
             "generator": self.generator.get_state(),
             "random": checkpoint.random_state(),
+            "scale": self.scale.state_dict(),
+            "drawn": self._drawn if self.beside is None else self.beside.drawn,
         }
         others = [] if self.ranks.alone else [unpack(state) for state in self.ranks.collect(pack(own))[1:]]
         return {
@@ -166,6 +203,13 @@ class Trainer:
             **own,
             **({"others": others} if others else {}),
         }
+
+
+def lr_share(schedule: str, progress: float) -> float:
+    """The learning rate's share of its first value when `progress` of the run is done."""
+    if schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * progress))
+    return 1 - progress if schedule == "linear" else 1.0
 
 
 class EpisodeWindow:

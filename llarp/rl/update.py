@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -81,13 +82,15 @@ def ppo_update(
     config: PPOConfig,
     generator: torch.Generator,
     ranks: Ranks = ALONE,
+    beside: Callable[[int], dict[str, Tensor]] | None = None,
 ) -> dict[str, float]:
     """Trains the policy on every transition of the rollout (not on lost ones), once an epoch; returns means over them.
 
     `generator` (CPU) shuffles. Of several ranks each brings its own rollout, at least one of them with transitions: the
     k-th mini-batches of all are one (a rank that has fewer brings nothing to the last), means are over all ranks'
     transitions, and all return the same. Raises RuntimeError when the rollout's log-probabilities are not the
-    update's, or when a gradient is not finite.
+    update's, or when a gradient is not finite. `beside` is called for every mini-batch with its number of transitions,
+    to add the gradient of another loss; it returns means to report.
     """
     drawing = (config.num_minibatches, generator, config.micro_batch_tokens, fill_of(policy, config))
     minibatches = rollout.minibatches(*drawing, tails=True)
@@ -137,6 +140,9 @@ def ppo_update(
                 for name, part in stats.items():
                     totals[name] = totals.get(name, torch.zeros_like(part)) + part * piece.size
                 epoch_kl = epoch_kl + stats["approx_kl"] * piece.size
+            if beside is not None and size:
+                for name, part in beside(size).items():
+                    totals[name] = totals.get(name, torch.zeros_like(part)) + part * size
             transitions += ranks.average_gradients(parameters, size)
             norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm, error_if_nonfinite=True)
             optimizer.step()
