@@ -216,7 +216,7 @@ def test_lora_begins_as_the_frozen_model(config):
     torch.testing.assert_close(lora.llm.run_uncached(lora.llm.embed(ids)).detach(),
                                frozen.llm.run_uncached(frozen.llm.embed(ids)), atol=1e-5, rtol=1e-5)  # fmt: skip
     assert lora.frozen_fingerprint() == frozen.frozen_fingerprint()
-    assert "(float32) with LoRA: 768 trained" in lora.describe()
+    assert "(float32) with LoRA: 1,344 trained" in lora.describe()
 
 
 def test_from_scratch_has_nothing_of_the_pretrained_weights(config):
