@@ -125,8 +125,11 @@ def _vision(config: RunConfig) -> Finding:
         return False, f"{model} with RANDOM weights (fixed seed): untrained", ""
     if weights == "hub":
         return True, f"{model} with timm's pretrained weights from the hub", ""
-    found = Path(weights).is_file()
-    return found, f"{model} with {weights}" + ("" if found else ": no such file"), ""
+    from .policy import hub
+
+    found = (hub.vision_file(weights) or Path(weights)).is_file()
+    shipped = f"; llarp ships: {hub.listed(hub.vision_names())}"
+    return found, f"{model} with {weights}" + ("" if found else f": no such file{shipped}"), ""
 
 
 def _encoder() -> Finding:

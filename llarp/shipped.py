@@ -104,6 +104,8 @@ def _result(path: Path, card: dict[str, Any]) -> dict[str, Any]:
     which = measured.get(found.get("weights_sha256") or "")
     if which is None:
         raise UserError(f"results={path}: was measured with other weights than this policy's")
+    if found.get("pictures", "camera") != "camera":
+        raise UserError(f"results={path}: was measured with pictures={found['pictures']}, not the camera's")
     return {k: found[k] for k in _RESULT if k in found} | {"weights": which, "total": total, "splits": rows}
 
 

@@ -40,7 +40,8 @@ class PolicyConfig:
     vision: str = "vit_tiny_patch16_224"
     """Frozen vision model: any timm model that gives patch tokens or a feature map."""
     vision_weights: str = "random"
-    """"random" (untrained, fixed seed), "hub" (timm's own, needs internet), or a .safetensors / .pth file."""
+    """"random" (untrained, fixed seed), "hub" (timm's own, needs internet), a .safetensors / .pth file, or the name
+    of one that llarp ships."""
     vision_pool: str = "grid4"
     """What of the picture is kept: "cls", "mean" (of the patches), or "gridG": G x G mean-pooled patches."""
     pictures: str = "camera"
