@@ -18,6 +18,7 @@ from llarp import cli
 from llarp import train as training
 from llarp.cloning import rows_of
 from llarp.config import load
+from llarp.envs.episode_source import load_episodes
 from llarp.errors import UserError
 from llarp.rl import checkpoint
 from llarp.rl.bc import Cloner, CloningLoss
@@ -31,6 +32,7 @@ from llarp.rl.returns import ReturnScale
 from llarp.rl.trainer import Trainer
 from llarp.rl.update import ppo_update, trainable_parameters
 from llarp.tasks.actions import NUM_ACTIONS
+from llarp.tasks.planners import Explorer
 
 SETTINGS = {"vision": "abc", "noise": 0.25}
 
@@ -241,6 +243,27 @@ def test_numbers_name_training_episodes_pass_by_pass() -> None:
     rows = rows_of(list(range(25)), 10, 3)
     assert sorted(rows[:10]) == sorted(rows[10:20]) == list(range(10)) and rows[:10] != rows[10:20]
     assert rows_of([24, 3], 10, 3) == [rows[24], rows[3]]
+
+
+def test_an_explorer_that_is_told_goes_on_after_mistakes() -> None:
+    """One that took its own choice for done believes that it stands where it never drove, and fails sometimes."""
+
+    class Deaf(Explorer):
+        def overruled(self, action: int) -> None:
+            pass
+
+    config = load("smoke", ["device=cpu", "env.image_size=64", "env.episodes=48"])
+    episodes = load_episodes(config.env, 1)
+    steps = {}
+    for kind in (Explorer, Deaf):
+        env = training.build_env(config, episode_set=episodes, num_envs=12, quota=True, visibility=True)
+        found = list(play(env, lambda rgb: torch.zeros(len(rgb), 1, 1), kind, Noise(0.3, 1), list(range(48))))
+        assert len(found) == 48 and all(len(e.features) == len(e.action) == len(e.label) <= 32 for e in found)
+        steps[kind] = sum(len(e.action) for e in found)
+        env.close()
+        if kind is Explorer:
+            assert all(e.success for e in found)
+    assert steps[Explorer] < 0.9 * steps[Deaf]
 
 
 # -- cloning ----------------------------------------------------------------------------------------------------------
