@@ -22,6 +22,7 @@ from .config import RunConfig
 from .cost import LanguageModel, step_cost, visible_pairs
 from .envs.episode_source import asset_notes
 from .envs.vector import LanguageRearrangementVectorEnv
+from .errors import UserError
 from .habitat import check_installed
 from .policy.policy import LLaRPPolicy
 from .rates import finish
@@ -47,6 +48,9 @@ def bench(what: str, config: RunConfig, repeats: int = 3) -> dict[str, Any]:
     parts: dict[str, Callable[[RunConfig, int], dict[str, Any]]] = {
         "sim": bench_sim, "policy": bench_policy, "update": bench_update, "train": bench_train
     }  # fmt: skip
+    if what != "sim" and config.policy.variant != "frozen":
+        left_out = "policy.kind, policy.llm_weights and policy.lora_rank"
+        raise UserError(f"bench {what} takes apart the policy with a frozen language model: leave out {left_out}")
     torch.manual_seed(config.seed)
     return {"what": what, "settings": settings(config), **parts[what](config, repeats), **memory(config.device)}
 

@@ -355,17 +355,29 @@ def test_training_and_going_on_later(home: Path, name: str) -> None:
     assert load(str(Path("runs") / name / "config.yaml")).policy == settings
 
 
+@pytest.fixture(scope="module")
+def shown(home: Path) -> str:
+    """A short run."""
+    run("train", *TINY, *COMMANDS["lstm"], "run_name=shown", "train.total_steps=32", "train.warm_start=none")
+    return "checkpoint=runs/shown"
+
+
 @pytest.mark.parametrize("pictures", ["shuffled", "blank"])
-def test_an_evaluation_with_other_pictures(home: Path, pictures: str) -> None:
-    result = run("eval", "checkpoint=runs/lstm", "episodes=4", f"pictures={pictures}")
+def test_an_evaluation_with_other_pictures(shown: str, pictures: str) -> None:
+    result = run("eval", shown, "episodes=4", f"pictures={pictures}")
     assert result["pictures"] == pictures and result["total"]["episodes"] == 4
 
 
-def test_other_pictures_need_somebody_who_looks_and_another_world(home: Path, capsys) -> None:
+def test_other_pictures_need_somebody_who_looks_and_another_world(shown: str, capsys) -> None:
     assert cli.main(["eval", "policy=sweep", "config=smoke", "episodes=2", "pictures=blank"]) == 2
     assert "pictures=blank goes with checkpoint=PATH" in capsys.readouterr().err
-    assert cli.main(["eval", "checkpoint=runs/lstm", "episodes=1", "pictures=shuffled"]) == 2
+    assert cli.main(["eval", shown, "episodes=1", "pictures=shuffled"]) == 2
     assert "pictures=shuffled needs another world" in capsys.readouterr().err
+
+
+def test_benchmarks_take_the_frozen_model_apart_only(home: Path, capsys) -> None:
+    assert cli.main(["bench", "update", "config=smoke", "policy.llm=llm", "policy.kind=lstm"]) == 2
+    assert "leave out policy.kind" in capsys.readouterr().err
 
 
 def test_which_pictures_are_shown() -> None:
