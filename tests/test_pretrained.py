@@ -157,6 +157,19 @@ def test_results_are_entered_if_they_are_of_these_weights(copy: Path, tmp_path: 
     assert len(hub.read(copy).card["results"]) == 1
 
 
+@pytest.mark.parametrize("setting", ["policy.kind=lstm", "policy.llm_weights=random"])
+def test_baselines_can_be_shipped(setting: str, home: Path, tmp_path: Path) -> None:
+    """Commands load them, and `from_pretrained` gives what they are."""
+    name = setting.rpartition("=")[2]
+    make_run(load("smoke", [*SETTINGS, setting, f"run_name={name}"]), "ppo")
+    out = tmp_path / name
+    assert cli.main(["ship", f"checkpoint=runs/{name}", f"name={name}", f"out={out}"]) == 0
+    assert cli.main(["eval", f"checkpoint={out}", "episodes=2", "split=new_scenes", f"out={tmp_path / 'r.json'}"]) == 0
+    assert json.loads((tmp_path / "r.json").read_text())["weights_sha256"] == hub.read(out).card["weights_sha256"]
+    policy = llarp.LLaRPPolicy.from_pretrained(out)
+    assert type(policy).__name__ == hub.read(out).card["policy_class"] != "LLaRPPolicy"
+
+
 def test_a_name_films_free_text(shipped: Path, tmp_path: Path) -> None:
     film = tmp_path / "x.mp4"
     assert cli.main(["video", "checkpoint=robot", "instruction=bring me something to drink", f"out={film}"]) == 0
