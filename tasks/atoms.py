@@ -27,7 +27,6 @@ from .rules import (
     ROBOT_AT_ANGLE_RAD,
     ROBOT_AT_REACH_M,
     TaskError,
-    in_container,
     inside_aligned,
     inside_box,
     is_closed,
@@ -107,21 +106,30 @@ def inside(slot: int, handle: int) -> int:
     return _INSIDE + slot * NUM_HANDLES + handle
 
 
-def truth(state: WorldState, rules: str = "clean") -> Tensor:
-    """The truth of every atom in every world, bool (N, NUM_ATOMS). Atoms of empty slots are false."""
-    published = is_published(rules)
+def lying(state: WorldState, rules: str = "clean") -> tuple[Tensor, Tensor]:
+    """`on_top` (N, M, 11) and `inside` (N, M, 5) of every object: all that does not depend on where the robot is."""
+    present = state.object_category >= 0
+    if is_published(rules):
+        boxes = torch.cat([state.receptacle_center, state.container_center_now()], dim=1)
+        halves = torch.cat([state.receptacle_span, state.container_half], dim=1)
+        contained = inside_aligned(state.object_position, boxes, halves) & present[..., None]
+        return contained[..., :NUM_RECEPTACLES], contained[..., NUM_RECEPTACLES:]
+    holding = torch.arange(MAX_OBJECTS, device=state.held.device) == state.held[:, None]
+    box = (receptacle_center(state, rules), state.receptacle_half, state.receptacle_yaw)
+    on_top = inside_box(state.object_position, *box) & (present & ~holding)[..., None]
+    inside = on_top.new_zeros(*present.shape, NUM_HANDLES)
+    for handle, receptacle in _HOLLOWS:
+        inside[..., handle] = on_top[..., receptacle]
+    return on_top, inside
+
+
+def truth(state: WorldState, rules: str = "clean", where: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    """The truth of every atom in every world, bool (N, NUM_ATOMS). Atoms of empty slots are false.
+
+    `where`: what `lying` gives, where it is known already."""
     present = state.object_category >= 0
     holding = torch.arange(MAX_OBJECTS, device=state.held.device) == state.held[:, None]
-    center = receptacle_center(state, rules)
-    if published:
-        on_top = inside_aligned(state.object_position, center, state.receptacle_span) & present[..., None]
-        inside = in_container(state)
-    else:
-        box = (center, state.receptacle_half, state.receptacle_yaw)
-        on_top = inside_box(state.object_position, *box) & (present & ~holding)[..., None]
-        inside = on_top.new_zeros(*present.shape, NUM_HANDLES)
-        for handle, receptacle in _HOLLOWS:
-            inside[..., handle] = on_top[..., receptacle]
+    on_top, inside = lying(state, rules) if where is None else where
     targets = target_xy(state, rules)
     distance, ahead = polar(state.robot, torch.cat([targets, state.object_position[..., :2]], dim=1))
     robot_at = within(distance, ahead, ROBOT_AT_REACH_M, ROBOT_AT_ANGLE_RAD)

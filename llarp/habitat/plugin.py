@@ -186,31 +186,32 @@ class LanguageRearrangementSim(HabitatSim):
             self.grasp.update_object_to_grasp()
             self.slots[held].rotation = _quaternion(float(new["robot"][2]), None)
 
-    def read(self, state: WorldState) -> bool:
+    def read(self, state: WorldState) -> set[str]:
         """Put into a one-world state what Habitat-Sim has: robot, joints, where objects are, what is held.
 
-        Returns whether anything is otherwise than when it was last read (Magnum's `==`: by more than some 1e-5)."""
+        Returns what is otherwise than when it was last read (Magnum's `==`: by more than some 1e-5), of "robot",
+        "joints" (or what is held) and "objects"."""
         body, now = self.robot.sim_obj, self._now
         at, turn = body.translation, body.rotation
         joints = [joint.thing.joint_positions[joint.index] for joint in self.joints]
         places = [thing.translation for thing in self._present.values()]
         seen = ((at, turn), (joints, self.grasp.snap_idx), places)
         before, self._seen = self._seen, seen
-        if seen == before:
-            return False
-        if before is None or seen[0] != before[0]:
+        parts = ("robot", "joints", "objects")
+        changed = {name for i, name in enumerate(parts) if before is None or seen[i] != before[i]}
+        if "robot" in changed:
             state.robot.numpy()[0] = at[0], -at[2], _yaw(turn)
             state.robot_height.numpy()[0] = at[1]
             now["robot"], now["robot_height"] = state.robot.numpy()[0].copy(), state.robot_height.numpy()[0].copy()
-        if before is None or seen[1] != before[1]:
+        if "joints" in changed:
             grasped = self.grasp.snap_idx
             holds = (slot for slot, thing in self._present.items() if thing.object_id == grasped)
             state.joint.numpy()[0], state.held.numpy()[0] = joints, -1 if grasped is None else next(holds, -1)
             now["joint"], now["held"] = state.joint.numpy()[0].copy(), state.held.numpy()[0].copy()
-        if places and (before is None or places != before[2]):
+        if places and "objects" in changed:
             state.object_position.numpy()[0, list(self._present)] = ours(np.array(places, np.float32))
             now["object_position"] = state.object_position.numpy()[0].copy()
-        return True
+        return changed
 
     def nav_poses(self, begin: Beginning) -> tuple[NDArray, NDArray]:
         """Where nav leads: (16, 3) x, y, yaw and heights (16,) in our frame, by the scene's navmesh.
@@ -414,6 +415,7 @@ class LanguageRearrangementTask(EmbodiedTask):
         self.invalid = False
         self._before: tuple[torch.Tensor, torch.Tensor] | None = None  # facts that a skill read, and what they were
         self._known: tuple[torch.Tensor, torch.Tensor]  # what is true and possible in `state`
+        self._lying: tuple[torch.Tensor, torch.Tensor]  # where objects lie in `state`
         super().__init__(config=config, sim=sim, dataset=dataset)
 
     def overwrite_sim_config(self, config: DictConfig, episode: Episode) -> DictConfig:
@@ -448,7 +450,7 @@ class LanguageRearrangementTask(EmbodiedTask):
     def _count_anew(self) -> None:
         """Nothing has been reached yet but what is true already."""
         self._sim.read(self.state)
-        self.tracker.reset(torch.zeros(1, dtype=torch.int64), self.beginning.circuits, self._know())
+        self.tracker.reset(torch.zeros(1, dtype=torch.int64), self.beginning.circuits, self._know({"objects"}))
         self.invalid = False
         none = torch.zeros(1, dtype=torch.bool)
         progress = self.tracker.progress
@@ -479,8 +481,8 @@ class LanguageRearrangementTask(EmbodiedTask):
     def act(self, skill: int, told: Told | None = None) -> None:
         """Use a skill: bring about in Habitat-Sim what it does. `judge` then reads what is, and counts the step."""
         state, rules, sim = self.state, self.settings.rules, self._sim
-        if sim.read(state):  # somebody has moved something
-            self._know()
+        if changed := sim.read(state):  # somebody has moved something
+            self._know(changed)
         facts, possible = self._known
         action = torch.tensor([skill])
         read = semantics.read_atoms(state, action, rules) if skill >= PICK_BASE else None
@@ -500,14 +502,18 @@ class LanguageRearrangementTask(EmbodiedTask):
     def judge(self) -> None:
         """Reward, progress and end of the step just made. Facts that published rules keep are those from before it."""
         changed = self._sim.read(self.state)
-        facts = self._know() if changed or not self.invalid else self._known[0]
+        facts = self._know(changed) if changed or not self.invalid else self._known[0]
         if self._before is not None:
             facts = torch.where(self._before[0], self._before[1], facts)
         self.result = self.tracker.update(facts, torch.tensor([self.invalid]))
 
-    def _know(self) -> torch.Tensor:
-        """Work out what is true and which skills are possible now, for the next step too; what is true, (1, ATOMS)."""
-        facts = self.truth()
+    def _know(self, changed: set[str]) -> torch.Tensor:
+        """Work out what is true and which skills are possible now, for the next step too; what is true, (1, ATOMS).
+
+        Where objects lie is worked out again only if more than the robot has `changed`."""
+        if changed - {"robot"}:
+            self._lying = atoms.lying(self.state, self.settings.rules)
+        facts = atoms.truth(self.state, self.settings.rules, self._lying)
         self._known = facts, semantics.valid_actions(self.state, self.settings.rules, facts)
         return facts
 
