@@ -49,7 +49,7 @@ class Request:
         if self.preset is not None:
             raise UserError(f"config={self.preset}: settings come from {run} here; give single ones as key=value")
         file = run / "config.yaml" if (run / "config.yaml").is_file() else run / "config.json"  # of a policy folder
-        return config.load(str(file), ("device=auto", *more, *self.overrides))
+        return config.load(str(file.absolute()), ("device=auto", *more, *self.overrides))
 
 
 # -- commands ---------------------------------------------------------------------------------------------------------
@@ -99,9 +99,9 @@ def _settings_and_weights(request: Request, name: str) -> tuple[RunConfig, Path]
     from .policy import hub
     from .runfolder import find_run
 
-    path = Path(name)
+    path = Path(name).expanduser()
     if path.exists() and not (path / hub.CARD).is_file():
-        return request.config(find_run(name), "env.num_envs=auto"), path
+        return request.config(find_run(path), "env.num_envs=auto"), path
     folder = hub.read(hub.find(name))
     return request.config(folder.path, "env.num_envs=auto", *folder.overrides()), folder.path
 

@@ -175,11 +175,13 @@ class RunFolder:
 def _json_lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a JSON-lines file, broken lines left out; none where there is no file."""
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
             continue
+        if isinstance(row, dict):
+            rows.append(row)
     return rows
 
 

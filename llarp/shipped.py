@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -38,10 +40,7 @@ def ship(
     not known."""
     from .train import load_policy
 
-    if not name or name != Path(name).name or name.startswith("vision-"):
-        raise UserError(f"name={name}: must be a plain name, and not begin with vision-")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"out={out} exists already: choose another folder")
+    _check_place(name, out)
     run = find_run(checkpoint)
     folders = [find_run(stage) for stage in stages] or earlier(run)
     manifests = [*_vision_manifest(config), *(folder / MANIFEST for folder in (*folders, run))]
@@ -61,11 +60,21 @@ def ship(
     }
     card = hub.write(out, policy, task=asdict(config.task), about=about, manifest=manifest.to_json(), half=True)
     hub.write_card(out, card, markdown(card))
-    if results:
+    try:
         card = add_results(out, results)
+    except UserError:
+        shutil.rmtree(out)  # nothing else lay there
+        raise
     size = sum((out / file).stat().st_size for file in card["files"])
     return {"folder": str(out), "name": name, "bytes": size, "weights_sha256": card["weights_sha256"],
             "stages": len(card["shown"]), "results": len(card["results"])}  # fmt: skip
+
+
+def _check_place(name: str, out: Path) -> None:
+    if not re.fullmatch(r"\w[\w.-]*", name) or name.startswith("vision-"):
+        raise UserError(f"name={name}: must be a plain name, and not begin with vision-")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"out={out} exists already: choose another folder")
 
 
 def earlier(run: Path) -> list[Path]:
@@ -98,10 +107,12 @@ def _result(path: Path, card: dict[str, Any]) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
         rows = {split: {k: row[k] for k in _RATES} for split, row in found["splits"].items()}
         total = {k: found["total"][k] for k in _RATES}
+        for row in (total, *rows.values()):
+            _row("", row)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(f"results={path}: no result file of llarp eval that can be read") from None
     measured = {card.get("unrounded_sha256"): "before rounding to float16", card["weights_sha256"]: "these weights"}
-    which = measured.get(found.get("weights_sha256") or "")
+    which = measured.get(str(found.get("weights_sha256")))
     if which is None:
         raise UserError(f"results={path}: was measured with other weights than this policy's")
     if found.get("pictures", "camera") != "camera":
@@ -144,12 +155,13 @@ def ship_vision(weights: Path, out: Path, name: str) -> dict[str, Any]:
 
     if not weights.is_file() or weights.name != hub.VISION:
         raise UserError(f"vision_weights={weights}: give the {hub.VISION} of a run of llarp pretrain vision")
+    if name in ("random", "hub"):
+        raise UserError(f"name={name}: policy.vision_weights={name} means something else already")
     card = read_card(weights)
     if card.get("sha256") != hub.digest_of(weights):
         raise UserError(f"{weights}: is not what the card.json beside it describes")
     merge([weights.parent / MANIFEST])
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"out={out} exists already: choose another folder")
+    _check_place(name, out)
     out.mkdir(parents=True, exist_ok=True)
     for file in (hub.VISION, MANIFEST, hub.README, hub.CARD):
         if (weights.parent / file).is_file():

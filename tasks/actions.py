@@ -48,6 +48,8 @@ NUM_STANDARD = 70
 """Actions from this index on are own ones (`extensions`): picks of own objects, then own skills."""
 ACTION_NAMES: tuple[str, ...] = tuple(a.name for a in ACTIONS)
 ACTION_INDEX = {name: i for i, name in enumerate(ACTION_NAMES)}
+if len(ACTION_INDEX) < NUM_ACTIONS:
+    raise extensions.ExtensionError("a skill of an extension has the name of one of the benchmark's")
 
 NAV_BASE, PICK_BASE, PLACE_BASE = 0, 16, 49
 OPEN_FRIDGE, CLOSE_FRIDGE, OPEN_DRAWER_BASE, CLOSE_DRAWER_BASE = 60, 61, 62, 66

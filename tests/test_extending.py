@@ -54,13 +54,14 @@ BAD = {
     "no such package": ("", "nothing_of_the_kind", "nothing_of_the_kind cannot be used (ModuleNotFoundError"),
     "an error in it": ("1 / 0", "bad.py", "bad.py cannot be used (ZeroDivisionError"),
     "a name of the benchmark": ("extensions.add_object('cup', None, [{}, {}])", "bad.py", "one of the benchmark's"),
+    "a benchmark's skill": ("extensions.add_skill('nav(sink)', '', None, None)", "bad.py", "one of the benchmark's"),
     "too few models": ("extensions.add_object('pot', None, [{}])", "bad.py", "at least 2"),
     "a bad name": ("extensions.add_skill('Turn!', '', None, None)", "bad.py", "is no name"),
     "a bad argument": ("extensions.add_predicate('p', ['room'], None)", "bad.py", "one or two arguments"),
 }
 
 
-@pytest.mark.parametrize("what", ["no module", "an error in it", "a name of the benchmark"])
+@pytest.mark.parametrize("what", ["no module", "an error in it", "a name of the benchmark", "a benchmark's skill"])
 def test_bad_extensions_end_with_2_and_one_line(what: str, tmp_path: Path) -> None:
     code, module, said = BAD[what]
     (tmp_path / "bad.py").write_text(f"from llarp.tasks import extensions\n{code}\n")

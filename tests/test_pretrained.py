@@ -141,15 +141,21 @@ def test_random_vision_weights_travel_too(home: Path, tmp_path: Path) -> None:
     assert "untrained" in (tmp_path / "plain" / hub.README).read_text()
 
 
-def test_results_are_entered_if_they_are_of_these_weights(copy: Path, tmp_path: Path, capsys) -> None:
+def test_results_are_entered_if_they_are_of_these_weights(
+    home: Path, copy: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
     out = tmp_path / "r.json"
-    assert cli.main(["eval", f"checkpoint={copy}", "episodes=2", "split=new_scenes", f"out={out}", "seed=5"]) == 0
+    monkeypatch.chdir(copy)
+    words = [f"policy.llm={home / 'llm'}", "episodes=2", "split=new_scenes", f"out={out}", "seed=5"]
+    assert cli.main(["eval", "checkpoint=.", *words]) == 0
     assert cli.main(["ship", f"checkpoint={copy}", f"results={out}"]) == 0
     card = hub.read(copy).card
     assert card["results"][0]["weights"] == "these weights" and card["results"][0]["total"]["episodes"] == 2
     assert "| new_scenes |" in (copy / hub.README).read_text()
     good = json.loads(out.read_text())
-    for change, said in (({"weights_sha256": "0"}, "other weights"), ({"pictures": "blank"}, "pictures=blank")):
+    bad = [({"weights_sha256": "0"}, "other weights"), ({"pictures": "blank"}, "pictures=blank"),
+           ({"total": good["total"] | {"ci95": 1}}, "no result file")]  # fmt: skip
+    for change, said in bad:
         capsys.readouterr()
         out.write_text(json.dumps(good | change))
         assert cli.main(["ship", f"checkpoint={copy}", f"results={out}"]) == 2
@@ -188,6 +194,9 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "a setting of the machine": (lambda f: config(f, env={"dataset": "/etc/passwd"}), "env.dataset is nothing"),
     "a group of settings": (lambda f: config(f, train={"total_steps": 1}), "'train' is nothing"),
     "weights elsewhere": (lambda f: config(f, policy={"vision_weights": "/x/y.pth"}), "outside the folder"),
+    "a variable of the machine": (lambda f: config(f, policy={"llm": "${oc.env:HOME}"}), "reads other settings"),
+    "foreign frozen tensors": (lambda f: tensors(f, {"frozen.vision.x": torch.zeros(1)}), "x"),
+    "a size that cannot be": (lambda f: config(f, policy=own(f) | {"action_hidden": 10**13}), "10000000000000"),
     "an unknown setting": (lambda f: config(f, policy={"wings": 2, "vision_weights": "random"}), "policy.wings"),
     "a pickle": (lambda f: pickled(f / hub.WEIGHTS), "not weights that can be read"),
     "other tensors": (lambda f: tensors(f, {"heads.x": torch.zeros(1)}), "belongs to no part"),
@@ -212,6 +221,10 @@ def edit(path: Path, **changes: Any) -> None:
 def config(folder: Path, **groups: Any) -> None:
     edit(folder / hub.CONFIG, **groups)
     recorded(folder, hub.CONFIG)
+
+
+def own(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / hub.CONFIG).read_text())["policy"]
 
 
 def pickled(path: Path) -> None:
@@ -246,7 +259,7 @@ def test_unknown_names_say_what_there_is(shipped: Path, monkeypatch, tmp_path: P
     assert "a name that llarp ships (none in this version)" in capsys.readouterr().err
 
 
-def test_a_shipped_vision_model_goes_by_name(home: Path, tmp_path: Path) -> None:
+def test_a_shipped_vision_model_goes_by_name(home: Path, shipped: Path, tmp_path: Path) -> None:
     out = home / "package" / "vision-eyes"
     assert cli.main(["ship", f"vision_weights={VISION}", "name=eyes", f"out={out}"]) == 0
     config = load("smoke", [*SETTINGS, "policy.vision_weights=eyes", "run_name=c"])
@@ -264,6 +277,8 @@ def test_a_shipped_vision_model_goes_by_name(home: Path, tmp_path: Path) -> None
         (["name=x", "out=y"], "give either"),
         (["checkpoint=runs/a", "name=x"], "out=FOLDER"),
         (["checkpoint=runs/a", "name=../x", "out=y"], "plain name"),
+        ([f"vision_weights={VISION}", "name=random", "out=y"], "means something else"),
+        (["checkpoint=runs/a", "name=x", "out=y", "results=none.json"], "no result file"),
         (["checkpoint=runs/a", "name=x", "out=runs/a"], "exists already"),
         (["checkpoint=runs/none", "name=x", "out=y"], "no such run"),
         (["checkpoint=package/robot", "name=x"], "is a policy folder already"),

@@ -68,7 +68,7 @@ def test_metrics_are_flushed_and_cut(tmp_path: Path) -> None:
     folder.close()
     assert any((folder.path / "tb").iterdir())
     with open(folder.path / "metrics.jsonl", "a") as file:
-        file.write('{"env_steps": 4')  # a crash in the middle of a line
+        file.write('7\n{"env_steps": 4')  # a number, and a crash in the middle of a line
     folder.truncate_metrics(20)
     assert [row["env_steps"] for row in RunFolder.existing(folder.path).metrics()] == [10, 20]
 

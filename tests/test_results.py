@@ -127,6 +127,9 @@ BAD: dict[str, tuple[Any, str]] = {
     "no JSON": (lambda f: written(f, "{"), "no JSON file"),
     "of an earlier version": (lambda f: written(f, '{"splits": {}}'), "evaluate again"),
     "half an outcome": (lambda f: written(f, '{"outcomes": {"x": {"episodes_sha256": ""}}}'), "are not what"),
+    "words for numbers": (
+        lambda f: report(f, "x", 0.5, outcomes={"x": outcome("") | {"steps": ["3"]}}), "are not what"
+    ),
     "another seed": (lambda f: report(f, "x", 0.5, seed=6), "seed is 6"),
     "other splits": (lambda f: report(f, "x", 0.5, outcomes={"new_scenes": outcome("x")}), "other splits"),
     "other episodes": (lambda f: report(f, "x", 0.5, outcomes={s: outcome("x") for s in TESTS}), "of other episodes"),

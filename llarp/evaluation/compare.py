@@ -68,7 +68,8 @@ def read_played(name: str, paths: Sequence[Path]) -> Played:
         if report["outcomes"].keys() != first["outcomes"].keys():
             raise UserError(f"{path}: has other splits than {paths[0]}")
         for split, row in report["outcomes"].items():
-            if row["episodes_sha256"] != first["outcomes"][split]["episodes_sha256"]:
+            other = first["outcomes"][split]
+            if (row["episodes_sha256"], len(row["steps"])) != (other["episodes_sha256"], len(other["steps"])):
                 raise UserError(f"{path}: {split} is of other episodes than in {paths[0]}")
     splits = list(first["outcomes"])
     rows = {split: [report["outcomes"][split] for report in reports] for split in splits}
@@ -93,8 +94,9 @@ def _report(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: holds no outcomes of episodes: evaluate again with this version's llarp eval out=")
     for split, row in outcomes.items():
         good = isinstance(row, dict) and isinstance(row.get("episodes_sha256"), str)
-        sizes = [len(row[k]) for k in ("success", "steps") if isinstance(row.get(k), list)] if good else []
-        if len(sizes) != 2 or sizes[0] != sizes[1] or not sizes[0]:
+        numbers = [row[k] for k in ("success", "steps") if isinstance(row.get(k), list)] if good else []
+        whole = all(type(value) is int and 0 <= value < 1 << 31 for values in numbers for value in values)
+        if len(numbers) != 2 or len(numbers[0]) != len(numbers[1]) or not numbers[0] or not whole:
             raise UserError(f"{path}: the outcomes of {split} are not what llarp eval writes")
     return dict(report)
 

@@ -16,6 +16,8 @@ CHOICES = {
     "pictures": ("camera", "blank"),
     "precision": PRECISIONS,
 }
+LARGEST = 1 << 16
+"""No size of a policy is more: larger ones are slips, or somebody else's config.json that means harm."""
 BLANK = 128
 """Grey of every pixel of a blank picture, of 255."""
 Variant = Literal["frozen", "trained", "lstm"]
@@ -94,11 +96,12 @@ class PolicyConfig:
         sizes = ("image_size", "projector_hidden", "num_visual_tokens", "action_hidden", "action_layers",
                  "lstm_hidden", "lstm_layers", "max_instruction_tokens", "max_steps", "tensor_parallel")  # fmt: skip
         for name in sizes:
-            if getattr(self, name) < 1:
-                raise UserError(f"policy.{name}={getattr(self, name)}: must be at least 1")
-        for name in ("instruction_cache_mb", "lora_rank"):
-            if getattr(self, name) < 0:
-                raise UserError(f"policy.{name}={getattr(self, name)}: must be at least 0")
+            if not 1 <= getattr(self, name) <= LARGEST:
+                raise UserError(f"policy.{name}={getattr(self, name)}: must be at least 1 and at most {LARGEST}")
+        if self.instruction_cache_mb < 0:
+            raise UserError(f"policy.instruction_cache_mb={self.instruction_cache_mb}: must be at least 0")
+        if not 0 <= self.lora_rank <= LARGEST:
+            raise UserError(f"policy.lora_rank={self.lora_rank}: must be at least 0 and at most {LARGEST}")
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise UserError(f"policy.{name}={getattr(self, name)}: choose {' or '.join(choices)}")

@@ -217,6 +217,8 @@ def read_json(path: Path) -> dict[str, Any]:
 def _settings(path: Path) -> dict[str, Any]:
     """What config.json sets, nothing but what it may set."""
     settings = read_json(path)
+    if "${" in to_json(settings):
+        raise UserError(f"{path}: ${{...}} reads other settings, or this machine's: it is nothing that a policy sets")
     for group, values in settings.items():
         if group not in SETTINGS or not isinstance(values, dict):
             raise UserError(f"{path}: {group!r} is nothing that a policy sets")
@@ -263,8 +265,8 @@ def fill(policy: Policy, folder: PolicyFolder) -> None:
         if parts["frozen"]:
             policy.load_unfetchable_weights(parts["frozen"])
         policy.load_trainable_state_dict(parts["trainable"])
-    except UserError as error:
-        raise UserError(f"{folder.path}: {error}") from None
+    except (UserError, RuntimeError) as error:  # torch's own, of tensors that do not fit
+        raise UserError(f"{folder.path}: {str(error).splitlines()[0]}") from None
     check_frozen(policy.frozen_fingerprint(), folder)
 
 
