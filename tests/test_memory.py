@@ -6,9 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tiny_llm import make_tiny_llm
+
 from llarp.policy.context import InstructionCache, pages_of
 from llarp.policy.llm import load_llm
-from tests.tiny_llm import make_tiny_llm
 
 PRODUCTS = """
 import llarp.policy, torch
