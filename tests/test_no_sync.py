@@ -14,6 +14,7 @@ from llarp.envs.vector import LanguageRearrangementVectorEnv
 from llarp.policy.config import PolicyConfig
 from llarp.policy.context import InstructionCache
 from llarp.policy.policy import LLaRPPolicy
+from llarp.rl import lookahead
 from llarp.rl.collect import Collector
 from llarp.rl.config import PPOConfig
 from llarp.rl.lookahead import LateNumber
@@ -182,6 +183,20 @@ def test_what_was_read_ahead_is_read_again_once_its_room_is_gone(config):
     times = lookahead.times_read
     collector.run(1)
     assert lookahead.times_read == times + 1
+
+
+def test_reading_ahead_begins_anew_when_all_worlds_do(config, monkeypatch):
+    """As when a critic is fitted in the worlds between a run's checkpoint and its going on."""
+    monkeypatch.setattr(lookahead, "MARGIN", 0)
+    ours, plain = (make_collector(config, as_on_gpu) for as_on_gpu in (True, False))
+    for collector in (ours, plain):
+        torch.manual_seed(2)
+        collector.run(3)
+        collector.finish()
+        for _ in range(3):
+            collector.env.reset()
+        collector.start()
+    assert_same(collect(ours), collect(plain))
 
 
 def test_an_instruction_that_is_not_ready_is_noticed(config):

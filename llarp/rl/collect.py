@@ -155,6 +155,8 @@ class _Part:
 
     def reset(self) -> None:
         observation, _ = self.env.reset()
+        if self.lookahead is not None:
+            self.lookahead.forget()
         if self.ahead:
             seed = int(torch.randint(2**62, ()))
             self.generator = torch.Generator(observation["rgb"].device).manual_seed(seed)

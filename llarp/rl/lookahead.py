@@ -77,6 +77,10 @@ class Lookahead:
         self._begun.set(begun)
         self.times_read += 1
 
+    def forget(self) -> None:
+        """To call when all worlds are reset: what was read is not what begins."""
+        self._ready = None
+
     def stepped(self) -> None:
         """To call after every step of the environment."""
         self._begun.step(self._env.episodes_begun)
