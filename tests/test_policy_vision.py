@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 
 from llarp.errors import UserError
+from llarp.policy import vit
 from llarp.policy.llama import can_reorder
 from llarp.policy.vision import FrozenVision
 
@@ -43,12 +45,24 @@ def test_plain_transformer_without_timm():
         weights = {name: tensor * factor for name, tensor in exact.weights_to_keep().items()}
         exact.load_weights(weights)
         ours.load_weights(weights)
-        timm = make_vision(pool="grid4", name=name, dtype=half)
-        timm.load_weights(weights)
-        timm.plain = None
+        theirs = make_vision(pool="grid4", name=name, dtype=half)
+        theirs.load_weights(weights)
+        theirs.plain = None
         right = exact.encode(PICTURES).float()
-        error, usual = ((model.encode(PICTURES).float() - right).square().mean().sqrt() for model in (ours, timm))
+        error, usual = ((model.encode(PICTURES).float() - right).square().mean().sqrt() for model in (ours, theirs))
         assert 0 < error <= 1.3 * usual < 0.05 * right.std()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_pictures_that_patches_do_not_fill_are_refused(dtype):
+    with pytest.raises(UserError, match="env.image_size=70: test_vit cannot read"):
+        FrozenVision("test_vit", "random", "grid4", 70, dtype)
+
+
+def test_a_transformer_that_normalises_more_is_left_to_timm():
+    for settings in ({"qk_norm": True}, {"pre_norm": True}, {"fc_norm": True}):
+        model = timm.create_model("test_vit", num_classes=0, **settings).eval().requires_grad_(False)
+        assert not vit.fits(model.bfloat16())
 
 
 def test_convolutional_model():

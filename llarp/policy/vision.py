@@ -38,7 +38,11 @@ class FrozenVision(nn.Module):
         self.register_buffer("std", 255.0 * std, persistent=False)
         self._prepare()
         probe = torch.zeros(1, image_size, image_size, 3, dtype=torch.uint8)
-        self.num_tokens, self.dim = self.encode(probe).shape[1:]
+        try:
+            self.num_tokens, self.dim = self.encode(probe).shape[1:]
+        except (AssertionError, RuntimeError) as error:
+            why = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UserError(f"env.image_size={image_size}: {name} cannot read pictures of that size ({why})") from error
 
     def train(self, mode: bool = True) -> FrozenVision:
         """Stays in evaluation mode: frozen."""

@@ -89,5 +89,7 @@ def fits(model: nn.Module) -> bool:
         and len(plain.blocks) > 0
         and all(b.attn.qkv.bias is not None and b.mlp.act.approximate == "none" for b in plain.blocks)
         and isinstance(plain.norm, nn.LayerNorm)
+        # and nothing else is normalised: not queries and keys, nor what comes before the blocks
+        and sum(isinstance(module, nn.LayerNorm) for module in model.modules()) == 2 * len(plain.blocks) + 1
         and not any(p.requires_grad for p in model.parameters())
     )
