@@ -358,6 +358,8 @@ def main(words: list[str]) -> int:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return _refuse(f"the disk is full: {error}")
+        if error.errno == errno.ENAMETOOLONG:
+            return _refuse(str(error))
         traceback.print_exc()
     except MemoryError:
         return _refuse("too little memory: lower env.num_envs or ppo.micro_batch_tokens")

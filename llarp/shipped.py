@@ -162,7 +162,7 @@ def ship_vision(weights: Path, out: Path, name: str) -> dict[str, Any]:
         raise UserError(f"{weights}: is not what the card.json beside it describes")
     merge([weights.parent / MANIFEST])
     _check_place(name, out)
-    out.mkdir(parents=True, exist_ok=True)
+    hub.make_folder(out)
     for file in (hub.VISION, MANIFEST, hub.README, hub.CARD):
         if (weights.parent / file).is_file():
             hub.write_bytes(out / file, (weights.parent / file).read_bytes())

@@ -141,6 +141,12 @@ def test_random_vision_weights_travel_too(home: Path, tmp_path: Path) -> None:
     assert "untrained" in (tmp_path / "plain" / hub.README).read_text()
 
 
+def test_a_prompt_of_any_words_travels(home: Path, tmp_path: Path) -> None:
+    policy = build_policy(load("smoke", [*SETTINGS, "policy.prompt=\N{ROBOT FACE} {instruction}"]))
+    policy.save_pretrained(tmp_path)
+    assert load(str(tmp_path / hub.CONFIG)).policy.prompt == "\N{ROBOT FACE} {instruction}"
+
+
 def test_results_are_entered_if_they_are_of_these_weights(
     home: Path, copy: Path, tmp_path: Path, monkeypatch, capsys
 ) -> None:
@@ -277,6 +283,8 @@ def test_a_shipped_vision_model_goes_by_name(home: Path, shipped: Path, tmp_path
         (["name=x", "out=y"], "give either"),
         (["checkpoint=runs/a", "name=x"], "out=FOLDER"),
         (["checkpoint=runs/a", "name=../x", "out=y"], "plain name"),
+        (["checkpoint=runs/a", "name=x", "out=llm/config.json/y"], "cannot be made: Not a directory"),
+        (["checkpoint=" + "x" * 999, "name=x", "out=y"], "File name too long"),
         ([f"vision_weights={VISION}", "name=random", "out=y"], "means something else"),
         (["checkpoint=runs/a", "name=x", "out=y", "results=none.json"], "no result file"),
         (["checkpoint=runs/a", "name=x", "out=runs/a"], "exists already"),

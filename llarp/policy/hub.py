@@ -21,7 +21,7 @@ from torch import Tensor
 
 import llarp
 from llarp.errors import UserError
-from llarp.runfolder import to_json, write_atomically
+from llarp.runfolder import to_json
 
 if TYPE_CHECKING:
     from .base import Policy
@@ -93,8 +93,10 @@ def write(
         raise UserError("the policy's weights are not finite, or too large for float16")
     tensors = {f"trainable.{name}": t for name, t in trained.items()}
     tensors |= {f"frozen.{name}": exact(t) for name, t in policy.unfetchable_weights().items()}
-    folder.mkdir(parents=True, exist_ok=True)
-    data = {CONFIG: (to_json(settings, indent=1) + "\n").encode(), WEIGHTS: _packed(save, tensors)}
+    make_folder(folder)
+    # not as ASCII: what JSON then makes of an emoji is nothing that YAML can read
+    said = json.dumps(settings, indent=1, ensure_ascii=False) + "\n"
+    data = {CONFIG: said.encode(), WEIGHTS: _packed(save, tensors)}
     if vision:
         data[VISION] = _packed(save, {name: exact(t) for name, t in vision.items()})
     if manifest:
@@ -121,8 +123,16 @@ def write(
 def write_card(folder: Path, card: Mapping[str, Any], readme: str = "") -> None:
     """`card.json`, and `card.md` where there are words for it."""
     if readme:
-        write_atomically(folder / README, readme)
-    write_atomically(folder / CARD, to_json(card, indent=1) + "\n")
+        write_bytes(folder / README, readme.encode())
+    write_bytes(folder / CARD, (to_json(card, indent=1) + "\n").encode())
+
+
+def make_folder(folder: Path) -> None:
+    """The folder, if there is none; UserError where there can be none."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be made: {error.strerror}") from None
 
 
 def write_bytes(path: Path, content: bytes) -> None:
