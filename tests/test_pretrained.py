@@ -196,6 +196,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "another version": (lambda f: edit(f / hub.CARD, format="llarp policy 9"), "llarp policy 9"),
     "a card of something": (lambda f: (f / hub.CARD).write_text("[" * 100_000), "not a policy folder"),
     "another backbone": (lambda f: edit(f / hub.CARD, frozen={"llm": "0" * 64}), "other weights of the frozen llm"),
+    "other skills": (lambda f: edit(f / hub.CARD, own_skills=["fly()"]), "LLARP_EXTENSIONS"),
     "a path in the card": (lambda f: edit(f / hub.CARD, files={"../x": "", **card_files(f)}), "no file of a policy"),
     "a setting of the machine": (lambda f: config(f, env={"dataset": "/etc/passwd"}), "env.dataset is nothing"),
     "a group of settings": (lambda f: config(f, train={"total_steps": 1}), "'train' is nothing"),

@@ -22,6 +22,7 @@ from torch import Tensor
 import llarp
 from llarp.errors import UserError
 from llarp.runfolder import to_json
+from llarp.tasks.actions import ACTION_NAMES, NUM_STANDARD
 
 if TYPE_CHECKING:
     from .base import Policy
@@ -40,6 +41,7 @@ HERE = {"tensor_parallel": 1, "instruction_cache_mb": 0}
 """Settings of a machine, which do not go with a policy."""
 SHIPPED = Path(llarp.__file__).parent / "pretrained"
 """Package data: a folder for each policy, and `vision-NAME` for each vision model."""
+OWN_SKILLS = ACTION_NAMES[NUM_STANDARD:]
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _SMALL = 1 << 16  # tensors of fewer numbers stay as they are: scales and biases
 
@@ -109,6 +111,7 @@ def write(
         "policy_class": type(policy).__name__,
         "llm": config.llm,
         "vision": config.vision,
+        "own_skills": list(OWN_SKILLS),
         "frozen": policy.frozen_fingerprint(),
         "weights_sha256": weights_digest(trained),
         "trainable_parameters": policy.count_parameters()[0],
@@ -265,6 +268,8 @@ def fill(policy: Policy, folder: PolicyFolder) -> None:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{folder.path / WEIGHTS}: not weights that can be read ({str(error)[:80]})") from None
+    if (own := folder.card.get("own_skills", [])) != list(OWN_SKILLS):
+        raise UserError(f"{folder.path}: knows the own skills {own}, here are {list(OWN_SKILLS)}: see LLARP_EXTENSIONS")
     parts: dict[str, dict[str, Tensor]] = {"trainable": {}, "frozen": {}}
     for name, tensor in tensors.items():
         part, _, rest = name.partition(".")
