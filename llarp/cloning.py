@@ -56,7 +56,7 @@ class Cloning:
         self._own = folder.path / "demonstrations"
         self.base = Path(config.bc.demonstrations).expanduser() if config.bc.demonstrations else self._own / "planner"
         if config.bc.demonstrations:
-            self._store(0)  # refused now rather than later
+            ranks.agree(lambda: (self._store(0), None)[1])  # refused now rather than later; made by one
 
     def load(self, path: Path) -> None:
         """Go on from a checkpoint of this stage; UserError for one of another."""
@@ -120,15 +120,20 @@ class Cloning:
         wanted = set(numbers) if numbers is not None else range(self._numbers(number).stop)
         found = Demonstrations(shards, wanted)
         if numbers is not None and found.number.tolist() != numbers:
-            raise UserError(f"{self.base}: lacks demonstrations that this run is cloning; put them back, or begin anew")
+            raise self._lacking()
         return found
 
-    def provide(self, stop: Callable[[], bool]) -> Demonstrations:
-        """The planner's, for PPO to learn from as well; they are to lie where all ranks see them. A meeting."""
-        if self.ranks.leads:
+    def provide(self, stop: Callable[[], bool], numbers: list[int] | None = None) -> Demonstrations:
+        """The planner's, for PPO to learn from as well: those of the given numbers, or as many as are to be had.
+
+        They are to lie where all ranks see them. A meeting."""
+        if self.ranks.leads and numbers is None:
             self._fill(0, stop)
         self.ranks.wait()
-        found = Demonstrations(self._store(0).read(), self._numbers(0))
+        wanted = self._numbers(0) if numbers is None else set(numbers)
+        found = Demonstrations(self._store(0).read(), wanted)
+        if numbers is not None and found.number.tolist() != numbers:
+            raise self._lacking()
         if not len(found) and not stop():
             raise UserError(f"{self.base}: no demonstrations were collected; raise bc.collect_minutes")
         return found
@@ -139,6 +144,9 @@ class Cloning:
             shutil.rmtree(self._own, ignore_errors=True)
 
     # -- inside ---------------------------------------------------------------------------------------------------
+
+    def _lacking(self) -> UserError:
+        return UserError(f"{self.base}: lacks demonstrations that this run is learning; put them back, or begin anew")
 
     def _report(self, demonstrations: Demonstrations) -> dict[str, Any]:
         """After all rounds."""

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 from memory_env import CHOICES, COLOURS, WORDS, MemoryEnv, RecurrentPolicy
+from safetensors import safe_open
+from safetensors.torch import save
 from tiny_llm import make_tiny_llm
 
 from llarp import cli
@@ -232,7 +234,12 @@ def test_a_damaged_shard_is_refused_in_one_line(tmp_path: Path) -> None:
     (file,) = store.shards()
     whole = file.read_bytes()
     renamed = whole.replace(b"instruction", b"instruktion")
-    for damage in (whole[:-7], whole[: len(whole) // 2], b"", b"\xff" * 64, renamed):
+    with safe_open(file, framework="pt") as shard:
+        tensors, words = {name: shard.get_tensor(name) for name in shard.keys()}, shard.metadata()  # noqa: SIM118
+    wrong = [({**tensors, "label": tensors["label"] + NUM_ACTIONS}, words), (tensors, {"instruction": "5"}),
+             ({**tensors, "number": tensors["number"].sum()}, words)]  # fmt: skip
+    others = [save(*content) for content in wrong]
+    for damage in (whole[:-7], whole[: len(whole) // 2], b"", b"\xff" * 64, renamed, *others):
         file.write_bytes(damage)
         with pytest.raises(UserError, match="damaged") as caught:
             store.read()
@@ -440,6 +447,7 @@ def test_ppo_with_demonstrations_learns_what_they_show_and_resumes(tmp_path: Pat
     again = trainer_of(RecurrentPolicy(), [], bc_coef=1.0)
     checkpoint.save(tmp_path / "step_1.pt", trainer.policy, trainer.state_dict())
     again.load(tmp_path / "step_1.pt")
+    assert again.shown == demos.number.tolist()  # and no others that the folder may hold by then
     again.learn_beside(demos)
     assert again.beside.drawn == trainer.beside.drawn > 60
 
@@ -560,6 +568,9 @@ def test_ppo_starts_from_a_clone_with_a_fitted_critic(cloned: dict[str, Any], ti
     assert set(result["evaluations"]) == {"before PPO", "after PPO"}
     rows = [json.loads(line) for line in Path("runs/c/metrics.jsonl").read_text().splitlines()]
     assert all({"bc_loss", "bc_accuracy", "return_deviation"} <= row.keys() for row in rows)
+    again = run("train", "resume=runs/c")  # nothing is left to do; the demonstrations are those it has learned from
+    saved = torch.load(checkpoint.latest(Path("runs/c")), weights_only=True)["trainer"]
+    assert again["env_steps"] == result["env_steps"] and saved["shown"].tolist() == list(range(10))
     manifest = json.loads(Path("runs/c/manifest.json").read_text())
     assert [stage["stage"] for stage in manifest["stages"]] == ["bc", "ppo"]
     config = load("runs/c/config.yaml")

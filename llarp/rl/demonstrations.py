@@ -26,6 +26,7 @@ from torch import Tensor
 from llarp.errors import UserError
 from llarp.policy.base import NO_ACTION, SegmentBatch
 from llarp.runfolder import write_atomically
+from llarp.tasks.actions import NUM_ACTIONS
 
 FORMAT = 1
 """To be raised when the same settings give other demonstrations than before."""
@@ -207,16 +208,26 @@ def _read(path: Path) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             shard: dict[str, Any] = {name: file.get_tensor(name) for name in (*_STEP_FIELDS, *_EPISODE_FIELDS)}
             shard["instruction"] = json.loads((file.metadata() or {})["instruction"])
+        fits = _fits(shard)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: is no shard of demonstrations, or damaged ({error}); delete it") from None
-    steps, episodes = len(shard["action"]), len(shard["number"])
-    length = shard["length"]
-    fits = (
-        len(shard["features"]) == len(shard["label"]) == steps == int(length.sum())
-        and len(length) == len(shard["success"]) == len(shard["instruction"]) == episodes
-        and shard["features"].ndim == 3
-        and bool((length >= 0).all())
-    )
     if not fits:
         raise UserError(f"{path}: is no shard of demonstrations, or damaged; delete it")
     return shard
+
+
+def _fits(shard: dict[str, Any]) -> bool:
+    """Whether the parts of a shard belong together and hold what they may."""
+    columns = [shard[name] for name in (*_STEP_FIELDS[1:], *_EPISODE_FIELDS)]
+    length, texts = shard["length"], shard["instruction"]
+    return (
+        all(column.ndim == 1 and not column.is_floating_point() for column in columns)
+        and shard["features"].ndim == 3
+        and shard["features"].dtype == torch.float16
+        and len(shard["features"]) == len(shard["label"]) == len(shard["action"]) == int(length.sum())
+        and len(length) == len(shard["success"]) == len(shard["number"]) == len(texts)
+        and isinstance(texts, list)
+        and all(isinstance(text, str) for text in texts)
+        and bool((length >= 0).all() and (shard["number"] >= 0).all())
+        and all(bool(((part >= 0) & (part < NUM_ACTIONS)).all()) for part in columns[:2])
+    )

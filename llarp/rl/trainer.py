@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from llarp.machine import give_back_memory
 from llarp.policy.base import Policy
@@ -60,6 +61,7 @@ class Trainer:
         self.scale = ReturnScale(env.num_envs, ppo.gamma)  # of returns, where they are normalised
         self.beside: Beside | None = None  # demonstrations to learn from as well
         self._drawn = 0  # of them, before a resumed run has them
+        self.shown: list[int] | None = None  # their numbers, in a resumed run that has learned from some
         self.env_steps = self.updates = 0
         self.wall_s = 0.0  # spent in the training loop, earlier sessions included
 
@@ -160,6 +162,12 @@ class Trainer:
         checkpoint.prune(self.checkpoint_dir, self.train.keep_checkpoints)
         return path
 
+    def _shown(self) -> Tensor | None:
+        """Numbers of the demonstrations that are learned from, once some were."""
+        if self.beside is not None and self.beside.drawn:
+            return self.beside.demonstrations.number
+        return None if self.shown is None else torch.tensor(self.shown)
+
     def load(self, path: Path) -> bool:
         """Continues from a checkpoint: weights, optimiser, worlds, running episodes, random states.
 
@@ -170,6 +178,8 @@ class Trainer:
         self.env_steps, self.updates, self.wall_s = saved["env_steps"], saved["updates"], saved["wall_s"]
         if "scale" in saved:
             self.scale.load_state_dict(saved["scale"])
+        if saved.get("shown") is not None:
+            self.shown = saved["shown"].tolist()
         by_team = [saved, *saved.get("others", [])]
         if len(by_team) != self.ranks.num_teams:
             self.window.load_state_dict(saved["window"] | {"running": torch.zeros(self.collector.env.num_envs)})
@@ -193,6 +203,7 @@ class Trainer:
             "random": checkpoint.random_state(),
             "scale": self.scale.state_dict(),
             "drawn": self._drawn if self.beside is None else self.beside.drawn,
+            "shown": self._shown(),
         }
         others = [] if self.ranks.alone else [unpack(state) for state in self.ranks.collect(pack(own))[1:]]
         return {
