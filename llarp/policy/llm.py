@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
 from collections.abc import Iterator
@@ -36,6 +37,7 @@ class FrozenLLM(nn.Module):
         self.mesh = mesh
         self.backbone = backbone.eval()
         self.tokenizer, self.name, self.folder = tokenizer, name, folder
+        self._fingerprint = ""
         table = self.embedding_table().detach()
         self.hidden_size: int = table.shape[1]
         self.num_layers: int = backbone.config.num_hidden_layers
@@ -125,14 +127,13 @@ class FrozenLLM(nn.Module):
         return f"{self.name} ({str(self.dtype).removeprefix('torch.')})"
 
     def fingerprint(self) -> str:
-        """sha256 of the weight files, as they lie on the disk."""
-        files = sorted(self.folder.glob("*.safetensors")) or sorted(self.folder.glob("*.bin"))
-        digests = [smollm.sha256_of(file) for file in files]
-        if len(digests) == 1:
-            return digests[0]
-        import hashlib
-
-        return hashlib.sha256("".join(digests).encode()).hexdigest()
+        """sha256 of the weight files, as they lay on the disk when first asked."""
+        if not self._fingerprint:  # every checkpoint asks, and the files are large
+            files = sorted(self.folder.glob("*.safetensors")) or sorted(self.folder.glob("*.bin"))
+            digests = [smollm.sha256_of(file) for file in files]
+            one = len(digests) == 1
+            self._fingerprint = digests[0] if one else hashlib.sha256("".join(digests).encode()).hexdigest()
+        return self._fingerprint
 
 
 def choose_dtype(precision: str, device: torch.device) -> torch.dtype:

@@ -41,8 +41,9 @@ class TextFeatures:
         """Compute what `get` will be asked for, many texts in one pass, the oldest making room."""
         wanted = dict.fromkeys(texts)
         missing = {text: tokens_of(self.llm, text, self.max_tokens) for text in wanted if text not in self._features}
-        for text in wanted.keys() - missing.keys():
-            self._features.move_to_end(text)
+        for text in wanted:
+            if text not in missing:
+                self._features.move_to_end(text)
         by_length = sorted(missing, key=lambda text: len(missing[text]))
         for first in range(0, len(by_length), PREFIX_BATCH):
             batch = by_length[first : first + PREFIX_BATCH]
