@@ -91,8 +91,8 @@ def read_card(weights: Path) -> dict[str, Any]:
     path = weights.parent / "card.json"
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise UserError(f"{path}: there is no card to enter the probe in; leave out card=true") from None
+    except (OSError, ValueError, RecursionError):
+        raise UserError(f"{path}: no card that can be read (llarp pretrain probe: leave out card=true)") from None
     if not isinstance(card, dict) or not isinstance(card.get("probe"), dict):
         raise UserError(f"{path} is no card of llarp pretrain vision")
     return card
