@@ -31,7 +31,8 @@ class Cloning:
     """Collects what demonstrations are lacking, clones them, and plays DAgger's rounds.
 
     A checkpoint is written at the beginning, every `bc.checkpoint_minutes`, when stopped and at the end; with the
-    newest one loaded, `run` goes on exactly where that was taken, collected episodes included.
+    newest one loaded, `run` goes on exactly where that was taken, collected episodes included. Only a policy that was
+    interrupted while it played episodes of DAgger plays the others with other draws.
     """
 
     def __init__(

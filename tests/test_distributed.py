@@ -507,7 +507,8 @@ def test_a_whole_run_of_two_ranks(crew: Crew, tmp_path: Path, monkeypatch: pytes
     tiny = ["policy.llm=llm", "policy.vision=test_vit", "policy.vision_pool=grid2", "policy.precision=float32",
             "policy.max_instruction_tokens=192", "env.image_size=32", "env.num_envs=2", "task.max_steps=6",
             "train.warm_start=bc", "bc.episodes=4", "bc.epochs=1", "train.critic_warmup_steps=16", "device=cpu",
-            "train.eval_episodes=2", "train.total_steps=64", "run_name=two", "seed=3"]  # fmt: skip
+            "train.eval_episodes=2", "train.total_steps=64", "run_name=two", "seed=3",
+            "bc.demonstrations=shared", "ppo.bc_coef=0.5"]  # fmt: skip
     first, second = crew.run(whole_run, tmp_path, tiny, None)
     assert same(first["weights"], second["weights"])
     result = first["result"]
