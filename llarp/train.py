@@ -182,12 +182,12 @@ def train(config: RunConfig, resume: Path | None = None, ranks: Ranks = ALONE) -
     if env is not None:
         env.close()
     if trainer is not None:
-        summary = trainer.summary()
+        summary: dict[str, Any] = trainer.summary()
     else:
         assert cloning is not None
         tokens, seconds = cloning.cloner.tokens, cloning.cloner.seconds
         rate = tokens / max(seconds, 1e-9)
-        summary = {"env_steps": tokens, "wall_s": seconds, "steps_per_s": rate, "success_rate": 0.0}
+        summary = {"env_steps": tokens, "wall_s": seconds, "steps_per_s": rate, "success_rate": None}
     last = evaluations.get("after cloning" if only_clone else "after PPO", summary)
     result = {
         "run_dir": str(folder.path),
