@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 from collections import Counter
 from pathlib import Path
@@ -11,7 +12,10 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-PACKAGE = Path(__file__).parent.parent
+import llarp.tasks
+
+OURS = tuple(f"{Path(str(file)).parent}{os.sep}" for file in (__file__, llarp.__file__, llarp.tasks.__file__))
+"""Folders of our own code, wherever it is installed."""
 
 ASKING = {
     "_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "masked_select", "argwhere", "bincount", "unique2",
@@ -44,9 +48,9 @@ class HostWaits(TorchDispatchMode):
         self._methods.__exit__(*error)
 
     def note(self, what: str) -> None:
-        """Count a place: the innermost frame of this repository outside this file."""
-        frames = [f for f in traceback.extract_stack() if PACKAGE.as_posix() in f.filename and f.filename != __file__]
-        where = f"{Path(frames[-1].filename).relative_to(PACKAGE)}:{frames[-1].lineno}" if frames else "?"
+        """Count a place: the innermost frame of our own code outside this file."""
+        frames = [f for f in traceback.extract_stack() if f.filename.startswith(OURS) and f.filename != __file__]
+        where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "?"
         self.places[f"{what} at {where}"] += 1
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
