@@ -118,11 +118,7 @@ class Cloning:
         """Those of a round and all before it; in a round that has begun, the ones it began with."""
         numbers = self.cloner.numbers
         shards = [shard for r in range(number + 1) for shard in self._store(r).read()]
-        wanted = set(numbers) if numbers is not None else range(self._numbers(number).stop)
-        found = Demonstrations(shards, wanted)
-        if numbers is not None and found.number.tolist() != numbers:
-            raise self._lacking()
-        return found
+        return self._chosen(shards, numbers, range(self._numbers(number).stop))
 
     def provide(self, stop: Callable[[], bool], numbers: list[int] | None = None) -> Demonstrations:
         """The planner's, for PPO to learn from as well: those of the given numbers, or as many as are to be had.
@@ -131,10 +127,7 @@ class Cloning:
         if self.ranks.leads and numbers is None:
             self._fill(0, stop)
         self.ranks.wait()
-        wanted = self._numbers(0) if numbers is None else set(numbers)
-        found = Demonstrations(self._store(0).read(), wanted)
-        if numbers is not None and found.number.tolist() != numbers:
-            raise self._lacking()
+        found = self._chosen(self._store(0).read(), numbers, self._numbers(0))
         if not len(found) and not stop():
             raise UserError(f"{self.base}: no demonstrations were collected; raise bc.collect_minutes")
         return found
@@ -146,8 +139,14 @@ class Cloning:
 
     # -- inside ---------------------------------------------------------------------------------------------------
 
-    def _lacking(self) -> UserError:
-        return UserError(f"{self.base}: lacks demonstrations that this run is learning; put them back, or begin anew")
+    def _chosen(self, shards: list[Any], numbers: list[int] | None, planned: range) -> Demonstrations:
+        """Those of the given numbers, UserError if one lacks; without any, what there is of the planned ones."""
+        found = Demonstrations(shards, planned if numbers is None else set(numbers))
+        if numbers is not None and found.number.tolist() != numbers:
+            raise UserError(
+                f"{self.base}: lacks demonstrations that this run is learning; put them back, or begin anew"
+            )
+        return found
 
     def _report(self, demonstrations: Demonstrations) -> dict[str, Any]:
         """After all rounds."""
