@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import llarp
-from llarp import __version__, cli, options
+from llarp import __version__, cli, commands, options
 from llarp.errors import UserError
 from llarp.summary import summary_lines
 
@@ -94,12 +94,12 @@ def test_the_module_runs_as_a_program() -> None:
 def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--help"]) == 0
     text = capsys.readouterr().out
-    assert all(f"  {name} " in text for name in cli.COMMANDS)
+    assert all(f"  {name} " in text for name in commands.COMMANDS)
     assert cli.main(["--version"]) == 0
     assert __version__ in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", cli.COMMANDS)
+@pytest.mark.parametrize("name", commands.COMMANDS)
 def test_command_help_lists_options_and_settings(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([name, "--help"]) == 0
     text = capsys.readouterr().out
@@ -107,7 +107,7 @@ def test_command_help_lists_options_and_settings(name: str, capsys: pytest.Captu
 
 
 def with_command(monkeypatch: pytest.MonkeyPatch, run: Any) -> None:
-    monkeypatch.setitem(cli.COMMANDS, "doctor", cli.Command("test", options.DoctorOptions, run))
+    monkeypatch.setitem(commands.COMMANDS, "doctor", commands.Command("test", options.DoctorOptions, run))
 
 
 def test_results_go_to_the_file_and_in_words_to_people(monkeypatch, capsys, empty_folder: Path) -> None:
@@ -149,7 +149,7 @@ def test_many_results_go_to_lines(monkeypatch, empty_folder: Path) -> None:
     ],
 )
 def test_errors_have_exit_codes(monkeypatch, capsys, empty_folder: Path, error, code: int, said: str) -> None:
-    def fail(request: cli.Request) -> None:
+    def fail(request: commands.Request) -> None:
         raise error
 
     with_command(monkeypatch, fail)
@@ -160,7 +160,7 @@ def test_errors_have_exit_codes(monkeypatch, capsys, empty_folder: Path, error, 
 
 def test_options_and_settings_are_told_apart(monkeypatch) -> None:
     request = cli.parse(
-        cli.COMMANDS["eval"],
+        commands.COMMANDS["eval"],
         ["policy=oracle", "policy.action_hidden=32", "dataset=x.safetensors", "sample=false", "seed=4", "config=smoke"],
     )
     assert request.options.policy == "oracle" and request.options.sample is False
@@ -177,8 +177,8 @@ def test_settings_of_a_run_come_with_its_checkpoint(empty_folder: Path) -> None:
     (run / "checkpoints" / "step_1.pt").write_bytes(b"")
     (run / "config.yaml").write_text(to_yaml(load("smoke", ["policy.action_hidden=48"])))
     for path in ("runs/a", "runs/a/checkpoints", "runs/a/checkpoints/step_1.pt"):
-        request = cli.parse(cli.COMMANDS["eval"], [f"checkpoint={path}", "env.num_envs=2"])
-        config, checkpoint = cli._actor(request)
+        request = cli.parse(commands.COMMANDS["eval"], [f"checkpoint={path}", "env.num_envs=2"])
+        config, checkpoint = commands._actor(request)
         assert (config.policy.action_hidden, config.env.num_envs, checkpoint) == (48, 2, Path(path))
 
 
