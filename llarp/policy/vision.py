@@ -176,10 +176,26 @@ def _load_file(model: nn.Module, weights: str) -> None:
             tensors = load_file(path)
         else:
             tensors = torch.load(path, map_location="cpu", weights_only=True)
-        model.load_state_dict(tensors)
+        model.load_state_dict(_resized(tensors, model))
     except Exception as error:  # unreadable, not a state dict, or another model's
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"policy.vision_weights={weights}: these are not weights of this model ({reason})") from error
+        reason = " ".join(str(error).strip().splitlines()[:2])
+        raise UserError(f"policy.vision_weights={weights}: these are not weights of this model ({reason}); "
+                        'give its own, or "random"') from error  # fmt: skip
+
+
+def _resized(tensors: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """With a plain ViT's position embeddings for its picture size (bicubic, as in arXiv 2010.11929, section 3.2)."""
+    from timm.layers import resample_abs_pos_embed
+    from timm.models.vision_transformer import VisionTransformer
+
+    if not isinstance(model, VisionTransformer) or "pos_embed" not in tensors or model.pos_embed is None:
+        return tensors
+    there = tensors["pos_embed"]
+    if there.shape[1] == model.pos_embed.shape[1]:
+        return tensors
+    prefix = 0 if model.no_embed_class else model.num_prefix_tokens
+    grid = list(model.patch_embed.grid_size)
+    return tensors | {"pos_embed": resample_abs_pos_embed(there, new_size=grid, num_prefix_tokens=prefix)}
 
 
 def fingerprint_of(tensors: dict[str, Tensor]) -> str:
