@@ -5,15 +5,18 @@
 Valid actions, natural resets, pictures. Two processes step in lockstep (one vector environment), or as halves of a
 double buffer (`env.double_buffer`): as in the trainer, whichever has ended its step first begins the next one, until
 both have made `steps`. All are tried with one and with two drawing threads a process; the settings take turns, `steps`
-vector steps at a time. Printed: steps a second of each, medians, and the ratio of the best ones.
+vector steps at a time. Printed: steps a second of each, medians, the ratio of the best ones, and what this machine
+allows: two programs of one world each that have nothing to do with one another, at the same time ("apart").
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import statistics
 import time
+from multiprocessing.connection import Connection
 from typing import Any
 
 from llarp.bench import ChangingActions
@@ -58,6 +61,47 @@ class Runner:
         part.step_async(self.actions[i].draw(part.valid_actions()))
 
 
+def make(given: argparse.Namespace, worlds: int, threads: int, double: bool) -> Runner:
+    config = load("default", (
+        "backend=habitat", f"env.dataset={given.dataset}", f"env.scenes={given.scenes}",
+        f"env.robot={given.robot}", f"env.image_size={given.size}", f"env.num_envs={worlds}",
+        f"env.render_threads={threads}", f"env.environment_light={given.environment_light}",
+        f"env.double_buffer={double}", "device=cpu",
+    ))  # fmt: skip
+    return Runner(build_training_env(config))
+
+
+def serve(given: argparse.Namespace, orders: Connection) -> None:
+    """A program of one world: as many steps as asked for, again and again; 0 ends it."""
+    runner = make(given, 1, 1, False)
+    while steps := orders.recv():
+        orders.send(runner.run(steps))
+    runner.env.close()
+
+
+class Apart:
+    """Two such programs at the same time."""
+
+    def __init__(self, given: argparse.Namespace):
+        spawn = multiprocessing.get_context("spawn")
+        pipes = [spawn.Pipe() for _ in range(2)]
+        self.orders = [own for own, _ in pipes]
+        self.programs = [spawn.Process(target=serve, args=(given, other)) for _, other in pipes]
+        for program in self.programs:
+            program.start()
+
+    def rate(self, steps: int) -> float:
+        """Their steps a second together."""
+        for orders in self.orders:
+            orders.send(steps)
+        return sum(steps / orders.recv() for orders in self.orders)
+
+    def close(self) -> None:
+        for orders, program in zip(self.orders, self.programs, strict=True):
+            orders.send(0)
+            program.join()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset"), parser.add_argument("scenes"), parser.add_argument("robot", nargs="?", default="")
@@ -65,21 +109,18 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--environment-light", action="store_true")
     given = parser.parse_args()
-    runners = {}
-    for name, (worlds, threads, double) in SETTINGS.items():
-        config = load("default", (
-            "backend=habitat", f"env.dataset={given.dataset}", f"env.scenes={given.scenes}",
-            f"env.robot={given.robot}", f"env.image_size={given.size}", f"env.num_envs={worlds}",
-            f"env.render_threads={threads}", f"env.environment_light={given.environment_light}",
-            f"env.double_buffer={double}", "device=cpu",
-        ))  # fmt: skip
-        runners[name] = Runner(build_training_env(config))
-    rates: dict[str, list[float]] = {name: [] for name in SETTINGS}
+    runners = {name: make(given, *setting) for name, setting in SETTINGS.items()}
+    apart = Apart(given)
+    rates: dict[str, list[float]] = {name: [] for name in (*SETTINGS, "apart")}
     for repeat in range(given.repeats + 1):  # the first loads object models and is not counted
         for name, runner in runners.items():
             seconds = runner.run(given.steps)
             if repeat:
                 rates[name].append(runner.env.num_envs * given.steps / seconds)
+        together = apart.rate(given.steps)
+        if repeat:
+            rates["apart"].append(together)
+    apart.close()
     for runner in runners.values():
         runner.env.close()
     medians = {name: statistics.median(values) for name, values in rates.items()}
@@ -91,6 +132,7 @@ def main() -> None:
         "steps_per_s": {name: round(value, 1) for name, value in medians.items()},
         "two_over_one": round(max(best("two"), best("two double-buffered")) / best("one"), 3),
         "lockstep_over_one": round(best("two") / best("one"), 3),
+        "apart_over_one": round(medians["apart"] / best("one"), 3),
         "environment_light": given.environment_light, "image_size": given.size, "steps": given.steps,
         "repeats": given.repeats,
     }))  # fmt: skip
