@@ -187,7 +187,9 @@ def test_doctor_finds_what_is_there(empty_folder: Path) -> None:
     checks = {check["name"]: check for check in json.loads((empty_folder / "d.json").read_text())["checks"]}
     for name in ("python", "torch", "render", "transformers", "timm", "video encoder"):
         assert checks[name]["ok"], checks[name]
-    assert "RANDOM" in checks["vision weights"]["detail"]
+    assert "with labels" in checks["vision weights"]["detail"]
+    assert cli.main(["doctor", "policy.vision_weights=random", "out=d.json"]) == 0
+    assert "RANDOM" in (empty_folder / "d.json").read_text()
     for check in checks.values():
         assert set(check) == {"name", "ok", "detail", "fix"}
         assert bool(check["fix"]) != check["ok"]

@@ -124,6 +124,23 @@ def test_observations_have_the_instruction_and_the_sensors_asked_for(begun):
     assert set(observation) >= set(begun.observation_space.spaces) - {"third_rgb"}
 
 
+def test_scenes_that_come_and_go_leave_no_pictures_behind(begun):
+    """Habitat-Sim keeps some 0.25 MB of every scene change; with the sensors of the scene before it was 2 MB."""
+    firsts = list({episode.scene_id: episode for episode in reversed(begun.episodes)}.values())[:4]
+
+    def changes(count: int) -> float:
+        """Memory of our own after so many, MB."""
+        for i in range(count):
+            begun.current_episode = firsts[i % len(firsts)]
+            begun.reset()
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("RssAnon:")[1].split()[0]) / 1024
+
+    assert len(firsts) == 4
+    before = changes(12)
+    assert changes(24) - before < 24 * 0.75
+
+
 def test_both_forms_of_an_action_do_the_same(begun):
     seen = []
     for action in ({"action": 12}, {"action": "household_skill", "action_args": {"skill": 12}}):

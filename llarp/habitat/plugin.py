@@ -117,6 +117,8 @@ class LanguageRearrangementSim(HabitatSim):
         if begin.labels.scene != self._scene:
             if self._scene:
                 self.grasp.desnap(True)
+                for name in list(self.sensors):  # Habitat-Sim makes new ones and would keep these: 2 MB a scene
+                    self.remove_sensor(name)
             self._models, self.slots, self._waiting = [""] * MAX_OBJECTS, [None] * MAX_OBJECTS, []
             super().reconfigure(habitat_config, ep_info, should_close_on_new_scene=False)
             self._settle(begin)
