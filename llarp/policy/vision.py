@@ -184,18 +184,10 @@ def _load_file(model: nn.Module, weights: str) -> None:
 
 
 def _resized(tensors: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """With a plain ViT's position embeddings for its picture size (bicubic, as in arXiv 2010.11929, section 3.2)."""
-    from timm.layers import resample_abs_pos_embed
-    from timm.models.vision_transformer import VisionTransformer
+    """With a plain ViT's position embeddings for its picture size (timm's own way)."""
+    from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 
-    if not isinstance(model, VisionTransformer) or "pos_embed" not in tensors or model.pos_embed is None:
-        return tensors
-    there = tensors["pos_embed"]
-    if there.shape[1] == model.pos_embed.shape[1]:
-        return tensors
-    prefix = 0 if model.no_embed_class else model.num_prefix_tokens
-    grid = list(model.patch_embed.grid_size)
-    return tensors | {"pos_embed": resample_abs_pos_embed(there, new_size=grid, num_prefix_tokens=prefix)}
+    return checkpoint_filter_fn(tensors, model) if isinstance(model, VisionTransformer) else tensors
 
 
 def fingerprint_of(tensors: dict[str, Tensor]) -> str:
