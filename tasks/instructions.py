@@ -18,9 +18,11 @@ from collections.abc import Mapping
 from typing import Literal
 
 from .wordings_eval import EVAL
-from .wordings_train import TRAIN
+from .wordings_train import TRAIN as FIRST
+from .wordings_varied import VARIED
 
 Part = Literal["train", "eval"]
+TRAIN: dict[str, tuple[str, ...]] = {kind: texts + VARIED.get(kind, ()) for kind, texts in FIRST.items()}
 
 INSTRUCTION_TYPES: tuple[str, ...] = tuple(TRAIN)
 TEST_TYPES = ("place_all", "place_three", "refer", "purpose", "distracted", "spatial", "if_fridge")

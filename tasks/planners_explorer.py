@@ -18,9 +18,9 @@ SEARCH_ORDER = (*TASK_RECEPTACLES, _CHAIR, LEFT_DRAWER, RIGHT_DRAWER, FRIDGE)
 class Explorer(Planner):
     """Fetches what it remembers, else looks at the next receptacle: those the instruction names, then a fixed order.
 
-    Where it looks in vain it also reaches, once, for what it wants: an object may be hidden by the arm or by others,
-    and a failed pick costs one step. A pick that fails, or a goal that should hold and does not, makes it forget and
-    look on."""
+    Where it looks in vain it also reaches, once, for what it wants, if the instruction names the place or it has looked
+    everywhere: an object may be hidden by the arm or by others, and a failed pick costs one step. A pick that fails, or
+    a goal that should hold and does not, makes it forget and look on."""
 
     def reset(self, view: PlannerView) -> None:
         self._wants: Wants = wants_of(view.goal)
@@ -33,6 +33,7 @@ class Explorer(Planner):
         self._visited: set[int] = set()  # receptacles looked at
         self._opened: set[int] = set()  # handles opened by it
         self._turned: set[int] = set()  # handles the goal is about, set by it
+        self._looked_in_vain = False  # everywhere
         self._here = -1  # nav target it stands at
         self._held = view.held
         self._last = -1  # its last action
@@ -118,6 +119,8 @@ class Explorer(Planner):
         receptacle = next((r for r in self._visited if nav_to_receptacle(r) == self._here), None)
         if receptacle is None or (receptacle == job.receptacle) != job.away:
             return False
+        if receptacle not in self._named and not self._looked_in_vain:
+            return False
         return (job.category, receptacle) not in self._groped
 
     def _moved_all(self, job: Job) -> bool:
@@ -183,4 +186,5 @@ class Explorer(Planner):
         self._failed.clear()
         self._groped.clear()
         self._turned.clear()
+        self._looked_in_vain = True
         return nav_to_receptacle(receptacle)
