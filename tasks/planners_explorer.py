@@ -18,9 +18,10 @@ SEARCH_ORDER = (*TASK_RECEPTACLES, _CHAIR, LEFT_DRAWER, RIGHT_DRAWER, FRIDGE)
 class Explorer(Planner):
     """Fetches what it remembers, else looks at the next receptacle: those the instruction names, then a fixed order.
 
-    Where it looks in vain it also reaches, once, for what it wants, if the instruction names the place or it has looked
-    everywhere: an object may be hidden by the arm or by others, and a failed pick costs one step. A pick that fails, or
-    a goal that should hold and does not, makes it forget and look on."""
+    Where it looks in vain it also reaches, once, for what it wants, if the instruction names the place, or once it has
+    looked at all the places where tasks happen: an object may be hidden by the arm or by others, and a failed pick costs
+    one step. Chair, drawers and fridge come last. A pick that fails, or a goal that should hold and does not, makes it
+    forget and look on."""
 
     def reset(self, view: PlannerView) -> None:
         self._wants: Wants = wants_of(view.goal)
@@ -33,7 +34,7 @@ class Explorer(Planner):
         self._visited: set[int] = set()  # receptacles looked at
         self._opened: set[int] = set()  # handles opened by it
         self._turned: set[int] = set()  # handles the goal is about, set by it
-        self._looked_in_vain = False  # everywhere
+        self._looked_in_vain = False  # at all task receptacles
         self._here = -1  # nav target it stands at
         self._held = view.held
         self._last = -1  # its last action
@@ -125,7 +126,11 @@ class Explorer(Planner):
 
     def _moved_all(self, job: Job) -> bool:
         """Whether a job about all objects of a category is done, as far as it has seen: it has looked everywhere."""
-        return (job.category, job.receptacle) in self._wants.every and self._visited.issuperset(SEARCH_ORDER)
+        return (job.category, job.receptacle) in self._wants.every and self._visited.issuperset(self._places())
+
+    def _places(self) -> tuple[int, ...]:
+        """Where to look: first where things lie in sight."""
+        return SEARCH_ORDER if self._looked_in_vain else TASK_RECEPTACLES
 
     def _put_down(self, category: int, jobs: list[Job]) -> int:
         for job in jobs:
@@ -143,7 +148,7 @@ class Explorer(Planner):
 
     def _search(self, target: int | None) -> int:
         """Looks at the next receptacle; the one that things are wanted on comes last."""
-        order = [r for r in (*self._named, *SEARCH_ORDER) if r != target] + [r for r in (target,) if r is not None]
+        order = [r for r in (*self._named, *self._places()) if r != target] + [r for r in (target,) if r is not None]
         for receptacle in order:
             if receptacle not in self._visited:
                 return self._drive(receptacle)

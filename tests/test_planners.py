@@ -10,7 +10,7 @@ from factories import fake_catalog, fake_scenes
 from planner_runs import blinded, run, seen
 
 from llarp.tasks.actions import ACTION_NAMES, NUM_ACTIONS, pick, place
-from llarp.tasks.entities import CATEGORY_INDEX, FRIDGE, LEFT_DRAWER, RECEPTACLES
+from llarp.tasks.entities import CATEGORY_INDEX, FRIDGE, LEFT_DRAWER, RECEPTACLES, TASK_RECEPTACLES
 from llarp.tasks.episodes import EpisodeSet, PackedStrings
 from llarp.tasks.generator import generate
 from llarp.tasks.goals import Circuits, ground, parse
@@ -214,7 +214,28 @@ def test_explorer_gives_up_on_what_it_cannot_pick(episodes):
     explorer.reset(view)
     chosen = [ACTION_NAMES[explorer.act(view)] for _ in range(4)]  # the world does not change: the pick fails
     assert chosen[:2] == ["nav(sofa)", "pick(cup)"]
-    assert chosen[2:] == ["nav(black table)", "pick(cup)"]  # on to the next place, where it reaches without seeing
+    assert chosen[2:] == ["nav(black table)", "nav(brown table)"]  # on to the next places, where it sees none
+
+
+def test_explorer_reaches_for_what_it_does_not_see_where_told_to_and_once_it_has_looked_everywhere(episodes):
+    room = with_goal(room_with(episodes, "cup", 7), exists("cup", "on_top(X, sink)", "not_holding()"))
+    state = room.start_state(torch.tensor([0]), SCENES, CATALOG, 0)
+    nothing = np.zeros((1, 56), dtype=bool)
+
+    def chosen(instruction: str) -> list[str]:
+        view = dataclasses.replace(view_of(state, room.episode(0), nothing, 0), instruction=instruction)
+        explorer = Explorer()
+        explorer.reset(view)
+        return [ACTION_NAMES[explorer.act(view)] for _ in range(24)]
+
+    assert chosen("There is a cup on the TV stand, it goes into the sink")[:3] == [
+        "nav(TV stand)", "pick(cup)", "nav(black table)"
+    ]  # fmt: skip
+    untold = chosen("Put a cup there")
+    places = [f"nav({RECEPTACLES[r].name})" for r in TASK_RECEPTACLES if RECEPTACLES[r].name != "sink"] + ["nav(sink)"]
+    assert untold[:7] == places
+    assert untold[7:11] == [places[0], "pick(cup)", places[1], "pick(cup)"]
+    assert untold.index("nav(chair)") > untold.index("nav(sofa)", 7)
 
 
 @pytest.mark.parametrize("planner", [Oracle, Explorer, Sweep])
