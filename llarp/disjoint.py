@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .envs.episode_source import load_assets_for, load_episodes
 from .errors import UserError
+from .policy import hub
 from .runfolder import find_run, write_atomically
 from .tasks.episodes import EpisodeSet
 from .tasks.exposure import Exposure, expose
@@ -36,10 +37,10 @@ def record(folder: Path, stage: str, episodes: EpisodeSet, env: EnvConfig, resum
 
 
 def inherit(folder: Path, source: str) -> bool:
-    """Begin a run folder's manifest with that of the run whose weights it starts from (`source`: the run, or a
-    checkpoint of it). False where that has none: nobody knows what it was shown, so the new run has none either."""
+    """Begin a run folder's manifest with that of the run whose weights it starts from (`source`: the run, a checkpoint
+    of it, or a policy folder). False where that has none: nobody knows what it was shown, so the new run has none."""
     try:
-        earlier = find_run(Path(source).expanduser()) / MANIFEST
+        earlier = (hub.at_hand(source) or find_run(Path(source).expanduser())) / MANIFEST
     except UserError:  # a checkpoint outside a run folder
         return False
     if not earlier.is_file():

@@ -43,7 +43,8 @@ def ship(
     _check_place(name, out)
     run = find_run(checkpoint)
     folders = [find_run(stage) for stage in stages] or earlier(run)
-    manifests = [*_vision_manifest(config), *(folder / MANIFEST for folder in (*folders, run))]
+    before = _stages_before((*folders, run)[0])  # with these the run's manifest began
+    manifests = [*([] if before else _vision_manifest(config)), *(folder / MANIFEST for folder in (*folders, run))]
     manifest = merge(manifests)
     policy = load_policy(config, run if checkpoint.is_dir() else checkpoint)
     unrounded = hub.weights_digest(policy.trainable_state_dict())
@@ -51,7 +52,7 @@ def ship(
         "name": name,
         "what": policy.describe(),
         "licence": licence,
-        "stages": [history(folder) for folder in (*folders, run)],
+        "stages": [*before, *map(history, (*folders, run))],
         "vision_training": _vision_card(config),
         "selected_on": selected_on,
         "shown": [stage for stage, _ in manifest.stages],
@@ -89,6 +90,12 @@ def earlier(run: Path) -> list[Path]:
             break
         found.insert(0, run)
     return found
+
+
+def _stages_before(run: Path) -> list[dict[str, Any]]:
+    """The history of the policy folder that a run began with, if it did with one that is still at hand."""
+    folder = hub.at_hand(init) if (init := str((_yaml(run).get("train") or {}).get("init") or "")) else None
+    return [] if folder is None else list(hub.read(folder).card.get("stages", []))
 
 
 def add_results(folder: Path, results: Sequence[str]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from .errors import UserError
 from .evaluation.agents import PolicyAgent
 from .evaluation.report import write_report
 from .evaluation.rollout_video import film
+from .policy import hub
 from .policy.build import make_policy
 from .policy.llm import find_model
 from .policy.policy import LLaRPPolicy
@@ -241,7 +242,12 @@ def _refuse_to_clone() -> None:
 
 
 def load_weights(policy: LLaRPPolicy, where: str) -> None:
-    """Put the weights of an earlier run or a checkpoint into a policy. UserError: missing, or of another policy."""
+    """Put the weights of an earlier run, a checkpoint, or a policy that was shipped (by folder or name) into a policy.
+
+    UserError: missing, or of another policy."""
+    if (folder := hub.at_hand(where)) is not None:
+        hub.fill(policy, hub.read(folder))
+        return
     path = Path(where).expanduser()
     if not path.exists():
         raise UserError(f"train.init={where}: there is no such run or checkpoint")

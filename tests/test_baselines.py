@@ -38,6 +38,8 @@ BASELINES = {
     "lora": {"lora_rank": 3},
     "lora_skill_names": {"lora_rank": 3, "head": "skill_names", "num_visual_tokens": 2},
     "perceiver": {"resampler": "perceiver", "num_visual_tokens": 3},
+    "cells": {"resampler": "cells", "num_visual_tokens": 2},
+    "lstm_cells": {"kind": "lstm", "lstm_hidden": 24, "resampler": "cells"},
     "blank": {"pictures": "blank"},
 }
 TRAINED_LLM = ("scratch", "lora", "lora_skill_names")
@@ -85,6 +87,17 @@ def test_acts_as_it_is_trained(config, name):
     rollout = roll_out(policy)
     assert len(rollout.batch.valid) > NUM_ENVS and rollout.batch.valid.sum(1).unique().numel() > 2
     agreement(policy, rollout)
+
+
+@pytest.mark.parametrize("settings", [{}, {"kind": "lstm"}])
+def test_a_lower_temperature_sharpens_the_same_choice(config, settings):
+    plain, sharp = build(config, **settings), build(config, temperature=0.5, **settings)
+    rollout = roll_out(sharp)
+    agreement(sharp, rollout)
+    with torch.no_grad():
+        (logits, value), (halved, same) = sharp.action_logits(rollout.batch), plain.action_logits(rollout.batch)
+    torch.testing.assert_close(logits, 2 * halved)
+    assert torch.equal(value, same)
 
 
 @pytest.mark.parametrize("name", BASELINES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,7 +34,8 @@ from llarp.rl.demonstrations import Demonstrations, Played, Store
 from llarp.rl.returns import ReturnScale
 from llarp.rl.trainer import Trainer
 from llarp.rl.update import ppo_update, trainable_parameters
-from llarp.tasks.actions import NUM_ACTIONS
+from llarp.tasks.actions import NUM_ACTIONS, pick
+from llarp.tasks.entities import CATEGORY_INDEX, NOVEL_KINDS
 from llarp.tasks.planners import Explorer
 
 SETTINGS = {"vision": "abc", "noise": 0.25}
@@ -358,6 +360,20 @@ def test_a_time_budget_ends_the_cloning_and_is_its_schedule(tmp_path: Path) -> N
     cloner._step = timed  # type: ignore[method-assign]
     assert cloner.train(lambda _: None, lambda: False)
     assert 59 <= len(rates) <= 61 and max(rates) > 0.9e-2 and rates[-1] < 1e-4 and cloner.progress == 1
+
+
+def test_held_out_categories_are_not_unlearned() -> None:
+    logits = torch.zeros(1, 2, NUM_ACTIONS, requires_grad=True)
+    mug = pick(CATEGORY_INDEX["mug"])
+    batch = SimpleNamespace(valid=torch.tensor([[True, True]]), action=torch.tensor([[3, 3]]))
+    loss = CloningLoss(SimpleNamespace(action_logits=lambda _: (logits, None)), batch)  # type: ignore[arg-type]
+    assert float(loss.mean) == pytest.approx(math.log(NUM_ACTIONS - len(NOVEL_KINDS)))
+    loss.mean.backward()
+    assert logits.grad is not None and not logits.grad[..., mug].any() and bool(logits.grad[..., 4].all())
+    batch.action[0, 1] = mug  # a demonstration of one counts
+    loss = CloningLoss(SimpleNamespace(action_logits=lambda _: (logits, None)), batch)  # type: ignore[arg-type]
+    others = NUM_ACTIONS - len(NOVEL_KINDS)
+    assert float(loss.mean) == pytest.approx((math.log(others) + math.log(others + 1)) / 2)
 
 
 def test_too_few_demonstrations_are_refused(tmp_path: Path) -> None:

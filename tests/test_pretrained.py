@@ -25,7 +25,7 @@ from llarp.policy.vision import build_backbone
 from llarp.pretrain.card import write_weights
 from llarp.rl import checkpoint
 from llarp.runfolder import RunFolder, to_json
-from llarp.train import build_policy
+from llarp.train import build_policy, load_weights
 
 SETTINGS = ["policy.llm=llm", "policy.vision=test_vit", "policy.vision_pool=grid2", "policy.precision=float32",
             "policy.max_instruction_tokens=192", "env.image_size=32", "task.max_steps=3", "env.episodes=8",
@@ -130,6 +130,21 @@ def test_saving_what_was_loaded_is_exact(shipped: Path, tmp_path: Path) -> None:
     again = llarp.LLaRPPolicy.from_pretrained(tmp_path / "again")
     for name, tensor in policy.trainable_state_dict().items():
         assert torch.equal(tensor, again.trainable_state_dict()[name])
+
+
+def test_training_goes_on_from_a_shipped_policy(shipped: Path, tmp_path: Path) -> None:
+    """Its weights, what it was shown, and its history go with the run and what is shipped of that."""
+    words = [*SETTINGS, f"policy.vision_weights={VISION}"]
+    policy = build_policy(load("smoke", words))
+    load_weights(policy, "robot")
+    theirs = llarp.LLaRPPolicy.from_pretrained("robot").trainable_state_dict()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in policy.trainable_state_dict().items())
+    more = ["train.init=robot", "run_name=c", "train.total_steps=32", "train.eval_episodes=0"]
+    assert cli.main(["train", "config=smoke", *words, *more]) == 0
+    assert cli.main(["ship", "checkpoint=runs/c", "name=more", f"out={tmp_path / 'more'}"]) == 0
+    card = hub.read(tmp_path / "more").card
+    assert [stage["run"] for stage in card["stages"]] == ["a", "b", "c"]
+    assert card["shown"] == ["vision pretraining", "bc", "ppo", "ppo"]
 
 
 def test_random_vision_weights_travel_too(home: Path, tmp_path: Path) -> None:

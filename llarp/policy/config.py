@@ -12,7 +12,7 @@ CHOICES = {
     "kind": ("llarp", "lstm"),
     "head": ("mlp", "skill_names"),
     "llm_weights": ("pretrained", "random"),
-    "resampler": ("mlp", "perceiver"),
+    "resampler": ("mlp", "cells", "perceiver"),
     "pictures": ("camera", "blank"),
     "precision": PRECISIONS,
 }
@@ -53,7 +53,9 @@ class PolicyConfig:
     projector_hidden: int = 512
     """Hidden units of the MLP from a picture's features to visual tokens, or width of the Perceiver resampler."""
     resampler: str = "mlp"
-    """What makes visual tokens of features: "mlp", or "perceiver": learned queries that attend to a gridG's cells."""
+    """What makes visual tokens of features: "mlp" (of all cells together), "cells" (one MLP for every cell, of whose
+    units each keeps its strongest answer: what it learns in one cell it knows in all), or "perceiver": learned queries
+    that attend to a gridG's cells."""
     num_visual_tokens: int = 1
     """Tokens the language model is shown a step."""
     observe_previous_action: bool = True
@@ -61,6 +63,9 @@ class PolicyConfig:
     head: str = "mlp"
     """What makes logits of the last hidden state: "mlp" (the action MLP), or "skill_names": a trained projection of it
     against the frozen embeddings of the skills' words."""
+    temperature: float = 1.0
+    """Logits are divided by it. A clone's skills are surer than its probabilities: below 1 it succeeds more often when
+    its actions are sampled."""
     action_hidden: int = 512
     """Hidden units of each layer of the action MLP (paper: 512)."""
     action_layers: int = 2
@@ -100,6 +105,8 @@ class PolicyConfig:
                 raise UserError(f"policy.{name}={getattr(self, name)}: must be at least 1 and at most {LARGEST}")
         if self.instruction_cache_mb < 0:
             raise UserError(f"policy.instruction_cache_mb={self.instruction_cache_mb}: must be at least 0")
+        if not 0.01 <= self.temperature <= 100:
+            raise UserError(f"policy.temperature={self.temperature}: must be at least 0.01 and at most 100")
         if not 0 <= self.lora_rank <= LARGEST:
             raise UserError(f"policy.lora_rank={self.lora_rank}: must be at least 0 and at most {LARGEST}")
         for name, choices in CHOICES.items():
@@ -115,7 +122,7 @@ class PolicyConfig:
     def _validate_together(self) -> None:
         """UserError for settings that do not go together."""
         scratch, lstm = self.llm_weights == "random", self.kind == "lstm"
-        one_vector = self.resampler == "mlp" and self.num_visual_tokens == 1
+        one_vector = self.resampler != "perceiver" and self.num_visual_tokens == 1
         refused = {
             "policy.lora_rank adds to pretrained weights: leave out policy.llm_weights=random":
                 scratch and self.lora_rank,
@@ -123,7 +130,7 @@ class PolicyConfig:
                 scratch and self.head == "skill_names",
             "policy.kind=lstm reads frozen text features: leave out policy.llm_weights and policy.lora_rank":
                 lstm and (scratch or self.lora_rank),
-            "policy.kind=lstm reads one vector a step: leave out policy.resampler and policy.num_visual_tokens":
+            "policy.kind=lstm reads one vector a step: leave out policy.resampler=perceiver and policy.num_visual_tokens":
                 lstm and not one_vector,
             "policy.tensor_parallel shares a frozen language model: leave out policy.kind, llm_weights and lora_rank":
                 self.variant != "frozen" and self.tensor_parallel > 1,

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from llarp.tasks.actions import NUM_ACTIONS
 
 from .config import PolicyConfig
-from .resampler import PerceiverResampler
+from .resampler import CellMLP, PerceiverResampler
 from .skill_names import SkillNames, word_directions
 
 FEATURE_LIMIT = 8.0  # standard deviations; what lies farther out tells no more
@@ -67,7 +67,7 @@ class Heads(nn.Module):
         action_embeddings: Tensor,
     ):
         super().__init__()
-        self.num_visual_tokens, self.hidden = config.num_visual_tokens, hidden
+        self.num_visual_tokens, self.hidden, self.temperature = config.num_visual_tokens, hidden, config.temperature
         self.standardize = Standardize(num_tokens, dim)
         last_norm = nn.LayerNorm(hidden)
         with torch.no_grad():
@@ -105,11 +105,14 @@ class Heads(nn.Module):
         """Logits (..., 70) and values (...) from the language model's last hidden states (..., hidden)."""
         hidden = hidden.float()
         trunk = self.trunk(hidden)
-        return self.actor(hidden if isinstance(self.actor, SkillNames) else trunk), self.critic(trunk)[..., 0]
+        logits = self.actor(hidden if isinstance(self.actor, SkillNames) else trunk)
+        return logits / self.temperature, self.critic(trunk)[..., 0]
 
 
 def picture_mlp(config: PolicyConfig, num_tokens: int, dim: int, out: int) -> list[nn.Module]:
     """Layers from features (..., num_tokens, dim) to (..., out)."""
+    if config.resampler == "cells":
+        return [CellMLP(num_tokens, dim, config.projector_hidden, out)]
     return [
         nn.Flatten(-2),
         nn.LayerNorm(num_tokens * dim),

@@ -317,17 +317,23 @@ def vision_file(name: str) -> Path | None:
     return SHIPPED / f"vision-{name}" / VISION if name in vision_names() else None
 
 
+def at_hand(name: str | Path) -> Path | None:
+    """The policy folder that a path or a name that llarp ships stands for, None where it is neither."""
+    path = Path(name).expanduser()
+    if path.exists():
+        return path if (path / CARD).is_file() else None
+    return SHIPPED / str(name) if str(name) in names() else None
+
+
 def find(name: str | Path) -> Path:
     """The folder of a policy given by its folder, by a name that llarp ships, or by a hub id (user/name, fetched).
 
     UserError for anything else, which says what there is."""
+    if (here := at_hand(name)) is not None:
+        return here
     path = Path(name).expanduser()
     if path.exists():
-        if (path / CARD).is_file():
-            return path
         raise UserError(f"{name}: not a policy folder: {CARD} is missing")
-    if str(name) in names():
-        return SHIPPED / str(name)
     known = f"shipped with llarp: {listed(names())}"
     ways = "a run folder, a checkpoint file, a folder that llarp ship wrote, or a hub id (user/name)"
     text = str(name)

@@ -61,7 +61,7 @@ class LSTMHeads(nn.Module):
     def __init__(self, config: PolicyConfig, num_tokens: int, dim: int, hidden: int, words: Tensor):
         """`hidden`: of the language model; `words` (70, hidden): mean embeddings of the skills' words."""
         super().__init__()
-        width = config.projector_hidden
+        width, self.temperature = config.projector_hidden, config.temperature
         self.standardize = Standardize(num_tokens, dim)
         self.text = nn.Sequential(nn.LayerNorm(2 * hidden), nn.Linear(2 * hidden, width), nn.LayerNorm(width))
         self.projector = nn.Sequential(*picture_mlp(config, num_tokens, dim, width), nn.LayerNorm(width))
@@ -95,7 +95,8 @@ class LSTMHeads(nn.Module):
     def forward(self, out: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (..., 70) and values (...) from the LSTM's outputs (..., lstm_hidden)."""
         trunk = self.trunk(out)
-        return self.actor(out if isinstance(self.actor, SkillNames) else trunk), self.critic(trunk)[..., 0]
+        logits = self.actor(out if isinstance(self.actor, SkillNames) else trunk)
+        return logits / self.temperature, self.critic(trunk)[..., 0]
 
 
 class LSTMPolicy(LLaRPPolicy):

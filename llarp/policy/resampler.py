@@ -1,8 +1,4 @@
-"""A Perceiver resampler: learned queries read a picture's many tokens and become a few visual tokens.
-
-Perceiver (arXiv 2103.03206) in the form of Flamingo (2204.14198, section 3.1.1): queries attend to the picture's tokens
-and to each other in one go.
-"""
+"""What reads a picture cell by cell, alike in all of them: one MLP for every cell, or a Perceiver resampler."""
 
 from __future__ import annotations
 
@@ -14,8 +10,27 @@ HEADS = 8
 LAYERS = 2
 
 
+class CellMLP(nn.Module):
+    """From features (..., num_tokens, dim) to (..., out): an MLP of each token and where it is, the largest of every
+    unit's answers over the tokens, a linear map."""
+
+    def __init__(self, num_tokens: int, dim: int, width: int, out: int):
+        super().__init__()
+        self.read = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, width))
+        self.place = nn.Parameter(0.02 * torch.randn(num_tokens, width))  # where in the picture a token is
+        self.tell = nn.Sequential(nn.GELU(), nn.Linear(width, width), nn.GELU())
+        self.write = nn.Linear(width, out)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.write(self.tell(self.read(features) + self.place).amax(-2))
+
+
 class PerceiverResampler(nn.Module):
-    """From features (..., num_tokens, dim) to (..., count, out); inside everything is `width` wide, a multiple of 8."""
+    """From features (..., num_tokens, dim) to (..., count, out); inside everything is `width` wide, a multiple of 8.
+
+    Perceiver (arXiv 2103.03206) in the form of Flamingo (2204.14198, section 3.1.1): learned queries attend to the
+    picture's tokens and to each other in one go.
+    """
 
     def __init__(self, num_tokens: int, dim: int, count: int, width: int, out: int):
         super().__init__()

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from llarp.errors import UserError
 from llarp.policy.base import Policy, SegmentBatch
+from llarp.tasks.actions import pick
+from llarp.tasks.entities import NOVEL_KINDS
 
 from .config import BCConfig
 from .demonstrations import Demonstrations
@@ -22,6 +24,7 @@ Metrics = dict[str, float]
 Log = Callable[[Metrics], None]
 CALIBRATION_STEPS = 2000
 """Enough for means and deviations, little memory."""
+NOVEL_PICKS = [pick(category) for category in NOVEL_KINDS]
 HELD_OUT_EPISODES = 500
 """At most so many of the episodes kept from training are looked at."""
 
@@ -208,11 +211,18 @@ _COUNTERS = ("round", "steps", "tokens", "seen", "block", "at", "finished")
 
 
 class CloningLoss:
-    """Cross-entropy of one batch, over its steps, to the labels in `action`."""
+    """Cross-entropy of one batch, over its steps, to the labels in `action`.
+
+    Picking up a category that training holds out is never right there. That is no reason to unlearn it: these skills
+    are left out of the sum over skills, so that what the policy makes of their words comes from the others'.
+    """
 
     def __init__(self, policy: Policy, batch: SegmentBatch) -> None:
         logits, _ = policy.action_logits(batch)
         logits, label = logits[batch.valid], batch.action[batch.valid]
+        silent = torch.zeros_like(logits, dtype=torch.bool)
+        silent[:, NOVEL_PICKS] = True
+        logits = logits.masked_fill(silent.scatter(1, label[:, None], False), -torch.inf)
         self.mean = torch.nn.functional.cross_entropy(logits, label)
         self.right = (logits.argmax(-1) == label).sum()
         self.count = len(label)
