@@ -26,6 +26,7 @@ from llarp.policy.base import NO_ACTION, Policy
 from llarp.policy.build import make_policy
 from llarp.policy.config import PolicyConfig
 from llarp.policy.policy import LLaRPPolicy
+from llarp.policy.resampler import CellMLP
 from llarp.rl import checkpoint
 from llarp.rl.update import trainable_parameters
 from llarp.tasks.actions import ACTIONS
@@ -221,6 +222,17 @@ def test_skill_names_score_words_at_first(config):
     assert (logits.argmax(-1) == torch.arange(len(ACTIONS))).float().mean() > 0.95
     assert "actor.directions" not in policy.trainable_state_dict()
     assert not policy.heads.actor.directions.requires_grad
+
+
+def test_cells_are_read_alike_but_for_where_they_are():
+    torch.manual_seed(0)
+    cells = CellMLP(num_tokens=4, dim=6, width=16, out=5)
+    shown = torch.randn(2, 3, 4, 6)
+    assert cells(shown).shape == (2, 3, 5)
+    moved = shown[..., [2, 0, 3, 1], :]
+    assert not torch.allclose(cells(shown), cells(moved))
+    torch.nn.init.zeros_(cells.place)
+    torch.testing.assert_close(cells(shown), cells(moved))
 
 
 def test_lora_begins_as_the_frozen_model(config):
