@@ -70,6 +70,9 @@ class PolicyConfig:
     """Hidden units of each layer of the action MLP (paper: 512)."""
     action_layers: int = 2
     """Layers of the action MLP (paper: 2)."""
+    visual_skip: bool = False
+    """Add to the skills' logits what the picture alone says, past the language model: a linear map of the projector's
+    output, or with head=skill_names its score against the skills' words."""
     lstm_hidden: int = 512
     """Units of each layer of the LSTM."""
     lstm_layers: int = 1
@@ -132,6 +135,7 @@ class PolicyConfig:
                 lstm and (scratch or self.lora_rank),
             "policy.kind=lstm reads one vector a step: leave out policy.resampler=perceiver and policy.num_visual_tokens":
                 lstm and not one_vector,
+            "policy.kind=lstm sees pictures itself: leave out policy.visual_skip": lstm and self.visual_skip,
             "policy.tensor_parallel shares a frozen language model: leave out policy.kind, llm_weights and lora_rank":
                 self.variant != "frozen" and self.tensor_parallel > 1,
             "policy.resampler=perceiver chooses among a picture's tokens: set policy.vision_pool=gridG, such as grid8":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -89,23 +91,40 @@ class Heads(nn.Module):
         self.trunk = action_mlp(config, hidden)
         named = config.head == "skill_names"
         self.actor = SkillNames(hidden, action_embeddings) if named else nn.Linear(config.action_hidden, NUM_ACTIONS)
+        self.glance: nn.Module | None = None
+        if config.visual_skip:
+            self.glance = SkillNames(hidden, action_embeddings) if named else nn.Sequential(
+                nn.LayerNorm(hidden), nn.Linear(hidden, NUM_ACTIONS)
+            )  # fmt: skip
+            last: Any = self.glance.project if isinstance(self.glance, SkillNames) else self.glance[1]
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
         self.critic = nn.Linear(config.action_hidden, 1)
         nn.init.zeros_(self.critic.bias)
         if isinstance(self.actor, nn.Linear):
             begin_as_word_scores(self.trunk, self.actor, action_embeddings)
 
-    def visual_tokens(self, features: Tensor, previous_action: Tensor) -> Tensor:
-        """Tokens (..., K, hidden) of features (..., num_tokens, dim) and the actions (...) that led there."""
-        tokens = self.projector(self.standardize(features.float()))
+    def see(self, features: Tensor, previous_action: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Tokens (..., K, hidden) of features (..., num_tokens, dim) and the actions (...) that led there; what the
+        picture adds to the logits (..., 70), if anything."""
+        picture = self.projector[:-1](self.standardize(features.float()))
+        tokens = self.projector[-1](picture)
         if self.previous_action is not None:
             tokens = tokens + self.previous_action(previous_action)[..., None, :]
-        return tokens
+        return tokens, None if self.glance is None else self.glance(picture.mean(-2))
 
-    def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (..., 70) and values (...) from the language model's last hidden states (..., hidden)."""
+    def visual_tokens(self, features: Tensor, previous_action: Tensor) -> Tensor:
+        """The tokens that `see` gives."""
+        return self.see(features, previous_action)[0]
+
+    def forward(self, hidden: Tensor, glance: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Logits (..., 70) and values (...) from the language model's last hidden states (..., hidden), and `glance`,
+        what the picture adds."""
         hidden = hidden.float()
         trunk = self.trunk(hidden)
         logits = self.actor(hidden if isinstance(self.actor, SkillNames) else trunk)
+        if glance is not None:
+            logits = logits + glance
         return logits / self.temperature, self.critic(trunk)[..., 0]
 
 

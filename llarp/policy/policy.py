@@ -141,11 +141,11 @@ class LLaRPPolicy(Policy):
             state["previous_action"][starting, 0] = NO_ACTION
         rows, step = torch.arange(len(features), device=self.device), state["step"].clone()
         previous_action = state["previous_action"][rows, step]
-        tokens = self.heads.visual_tokens(features, previous_action)
+        tokens, glance = self.heads.see(features, previous_action)
         longest = None if ready is None else self._longest
         hidden = self._decode(self.llm, state, tokens, self._prefix_slots, longest)
         state["features"][rows, step] = features.to(state["features"].dtype)
-        logits, value = self.heads(hidden[:, -1])
+        logits, value = self.heads(hidden[:, -1], glance)
         action, log_prob = sample(logits, deterministic, generator)
         state["previous_action"][rows, step + 1] = action
         return action, log_prob, value, state
@@ -156,20 +156,23 @@ class LLaRPPolicy(Policy):
         ids, steps = torch.stack([batch.instruction_id, count]).tolist()
         prefixes = self.instructions.get([self._prompt(self.instruction_text(i)) for i in ids])
         if self.llm.decoder is None:
-            tokens = self.heads.visual_tokens(batch.features, batch.previous_action)  # (B, T, K, hidden)
+            tokens, glance = self.heads.see(batch.features, batch.previous_action)  # (B, T, K, hidden)
             hidden, _, _ = run_parallel(self.llm, prefixes, tokens.flatten(1, 2))
-            return self.heads(hidden.unflatten(1, tokens.shape[1:3])[:, :, -1])
+            return self.heads(hidden.unflatten(1, tokens.shape[1:3])[:, :, -1], glance)
         rows, longest = batch.valid.shape
         where = torch.cat([torch.arange(n) + i * longest for i, n in enumerate(steps)]).to(self.device)
-        tokens = self.heads.visual_tokens(
+        tokens, glance = self.heads.see(
             batch.features.flatten(0, 1)[where], batch.previous_action.flatten()[where]
         )  # (steps of all, K, hidden)
         per_step = tokens.shape[1]
         packed = behind(self.llm, prefixes, [n * per_step for n in steps])
         hidden = self.llm.decoder.run(tokens.flatten(0, 1).to(self.llm.dtype), packed)
         last = hidden.unflatten(0, (-1, per_step))[:, -1]
-        padded = last.new_zeros(rows * longest, last.shape[1]).index_copy(0, where, last)
-        return self.heads(padded.view(rows, longest, -1))
+
+        def padded(packed: Tensor) -> Tensor:
+            return packed.new_zeros(rows * longest, packed.shape[1]).index_copy(0, where, packed).view(rows, longest, -1)
+
+        return self.heads(padded(last), None if glance is None else padded(glance))
 
     @torch.no_grad()
     def refresh_state(self, state: State) -> State:
