@@ -39,8 +39,8 @@ BASELINES = {
     "lora": {"lora_rank": 3},
     "lora_skill_names": {"lora_rank": 3, "head": "skill_names", "num_visual_tokens": 2},
     "perceiver": {"resampler": "perceiver", "num_visual_tokens": 3},
-    "cells": {"resampler": "cells", "num_visual_tokens": 2, "visual_skip": True},
-    "skip_skill_names": {"head": "skill_names", "visual_skip": True},
+    "cells": {"resampler": "cells", "num_visual_tokens": 2, "visual_skip": True, "instruction_skip": True},
+    "skip_skill_names": {"head": "skill_names", "visual_skip": True, "instruction_skip": True},
     "lstm_cells": {"kind": "lstm", "lstm_hidden": 24, "resampler": "cells"},
     "blank": {"pictures": "blank"},
 }

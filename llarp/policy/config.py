@@ -70,6 +70,9 @@ class PolicyConfig:
     """Hidden units of each layer of the action MLP (paper: 512)."""
     action_layers: int = 2
     """Layers of the action MLP (paper: 2)."""
+    instruction_skip: bool = False
+    """Let the heads look up words of the instruction themselves, by attention to what the language model keeps of them:
+    where its last hidden state says too little of the place a thing is to go to."""
     visual_skip: bool = False
     """Add to the skills' logits what the picture alone says, past the language model: a linear map of the projector's
     output, or with head=skill_names its score against the skills' words."""
@@ -135,7 +138,10 @@ class PolicyConfig:
                 lstm and (scratch or self.lora_rank),
             "policy.kind=lstm reads one vector a step: leave out policy.resampler=perceiver and policy.num_visual_tokens":
                 lstm and not one_vector,
-            "policy.kind=lstm sees pictures itself: leave out policy.visual_skip": lstm and self.visual_skip,
+            "policy.kind=lstm reads and sees itself: leave out policy.visual_skip and policy.instruction_skip":
+                lstm and (self.visual_skip or self.instruction_skip),
+            "policy.instruction_skip reads what one device holds: leave out policy.tensor_parallel":
+                self.instruction_skip and self.tensor_parallel > 1,
             "policy.tensor_parallel shares a frozen language model: leave out policy.kind, llm_weights and lora_rank":
                 self.variant != "frozen" and self.tensor_parallel > 1,
             "policy.resampler=perceiver chooses among a picture's tokens: set policy.vision_pool=gridG, such as grid8":

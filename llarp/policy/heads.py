@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from llarp.tasks.actions import NUM_ACTIONS
 
 from .config import PolicyConfig
+from .reader import InstructionReader
 from .resampler import CellMLP, PerceiverResampler
 from .skill_names import SkillNames, word_directions
 
@@ -56,6 +57,7 @@ class Heads(nn.Module):
     after which a noun comes; visual tokens begin as this word plus what the picture says, so that what the frozen model
     expects next, the name of a thing, is in its last hidden state from the start. `action_embeddings` (70, hidden):
     mean frozen embedding of each skill's words: where the previous-action embedding begins, and the action head.
+    `instruction_size`: the language model's layers, and numbers of a token's values in one of them.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Heads(nn.Module):
         token_norm: float,
         noun_cue: Tensor,
         action_embeddings: Tensor,
+        instruction_size: tuple[int, int],
     ):
         super().__init__()
         self.num_visual_tokens, self.hidden, self.temperature = config.num_visual_tokens, hidden, config.temperature
@@ -88,6 +91,7 @@ class Heads(nn.Module):
         if config.observe_previous_action:
             none = action_embeddings.new_zeros(1, hidden)
             self.previous_action = nn.Embedding.from_pretrained(torch.cat([action_embeddings, none]), freeze=False)
+        self.reader = InstructionReader(*instruction_size, hidden) if config.instruction_skip else None
         self.trunk = action_mlp(config, hidden)
         named = config.head == "skill_names"
         self.actor = SkillNames(hidden, action_embeddings) if named else nn.Linear(config.action_hidden, NUM_ACTIONS)
@@ -117,10 +121,14 @@ class Heads(nn.Module):
         """The tokens that `see` gives."""
         return self.see(features, previous_action)[0]
 
-    def forward(self, hidden: Tensor, glance: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Logits (..., 70) and values (...) from the language model's last hidden states (..., hidden), and `glance`,
-        what the picture adds."""
+    def forward(
+        self, hidden: Tensor, glance: Tensor | None = None, instruction: tuple[Tensor, Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Logits (B, T, 70) and values (B, T) from the language model's last hidden states (B, T, hidden), `glance`,
+        what the picture adds, and `instruction`, what an `InstructionReader` reads."""
         hidden = hidden.float()
+        if self.reader is not None and instruction is not None:
+            hidden = self.reader(hidden, *instruction)
         trunk = self.trunk(hidden)
         logits = self.actor(hidden if isinstance(self.actor, SkillNames) else trunk)
         if glance is not None:

@@ -67,7 +67,10 @@ class LLaRPPolicy(Policy):
         """What is trained around the frozen models; `words` (70, hidden): mean embeddings of the skills' words."""
         llm, vision = self.llm, self.vision
         cue = llm.word_embeddings([" the"])[0].cpu()
-        return Heads(self.config, vision.num_tokens, vision.dim, llm.hidden_size, llm.token_norm, cue, words)
+        config: Any = llm.backbone.config
+        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        kept = llm.num_layers, size * config.num_key_value_heads
+        return Heads(self.config, vision.num_tokens, vision.dim, llm.hidden_size, llm.token_norm, cue, words, kept)
 
     def _make_cache(self, max_bytes: int) -> Any:
         """What keeps what the language model makes of instructions."""
@@ -145,7 +148,11 @@ class LLaRPPolicy(Policy):
         longest = None if ready is None else self._longest
         hidden = self._decode(self.llm, state, tokens, self._prefix_slots, longest)
         state["features"][rows, step] = features.to(state["features"].dtype)
-        logits, value = self.heads(hidden[:, -1], glance)
+        words = None
+        if self.config.instruction_skip:
+            words = state["values"][:, :, :, : self._prefix_slots], state["prefix_length"], rows
+        logits, value = self.heads(hidden[:, -1:], None if glance is None else glance[:, None], words)
+        logits, value = logits[:, 0], value[:, 0]
         action, log_prob = sample(logits, deterministic, generator)
         state["previous_action"][rows, step + 1] = action
         return action, log_prob, value, state
@@ -155,10 +162,11 @@ class LLaRPPolicy(Policy):
         count = batch.valid.sum(1)
         ids, steps = torch.stack([batch.instruction_id, count]).tolist()
         prefixes = self.instructions.get([self._prompt(self.instruction_text(i)) for i in ids])
+        words = prefixes.values, prefixes.length, prefixes.index
         if self.llm.decoder is None:
             tokens, glance = self.heads.see(batch.features, batch.previous_action)  # (B, T, K, hidden)
             hidden, _, _ = run_parallel(self.llm, prefixes, tokens.flatten(1, 2))
-            return self.heads(hidden.unflatten(1, tokens.shape[1:3])[:, :, -1], glance)
+            return self.heads(hidden.unflatten(1, tokens.shape[1:3])[:, :, -1], glance, words)
         rows, longest = batch.valid.shape
         where = torch.cat([torch.arange(n) + i * longest for i, n in enumerate(steps)]).to(self.device)
         tokens, glance = self.heads.see(
@@ -172,7 +180,7 @@ class LLaRPPolicy(Policy):
         def padded(packed: Tensor) -> Tensor:
             return packed.new_zeros(rows * longest, packed.shape[1]).index_copy(0, where, packed).view(rows, longest, -1)
 
-        return self.heads(padded(last), None if glance is None else padded(glance))
+        return self.heads(padded(last), None if glance is None else padded(glance), words)
 
     @torch.no_grad()
     def refresh_state(self, state: State) -> State:
