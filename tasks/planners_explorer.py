@@ -19,9 +19,9 @@ class Explorer(Planner):
     """Fetches what it remembers, else looks at the next receptacle: those the instruction names, then a fixed order.
 
     Where it looks in vain it also reaches, once, for what it wants, if the instruction names the place, or once it has
-    looked at all the places where tasks happen: an object may be hidden by the arm or by others, and a failed pick costs
-    one step. Chair, drawers and fridge come last. A pick that fails, or a goal that should hold and does not, makes it
-    forget and look on."""
+    looked at all the places where tasks happen: an object may be hidden by the arm or by others, and a failed pick
+    costs one step. Chair, drawers and fridge come last. A pick that fails, or a goal that should hold and does not,
+    makes it forget and look on."""
 
     def reset(self, view: PlannerView) -> None:
         self._wants: Wants = wants_of(view.goal)

@@ -26,6 +26,7 @@ from llarp.policy.base import NO_ACTION, Policy
 from llarp.policy.build import make_policy
 from llarp.policy.config import PolicyConfig
 from llarp.policy.policy import LLaRPPolicy
+from llarp.policy.reader import InstructionReader
 from llarp.policy.resampler import CellMLP
 from llarp.rl import checkpoint
 from llarp.rl.update import trainable_parameters
@@ -65,11 +66,11 @@ def build(config: PolicyConfig, name: str = "", **settings) -> LLaRPPolicy:
 
 
 @torch.no_grad()
-def disturb(policy: Policy) -> None:
-    """Move every trained weight a good deal, in place, as an optimiser does."""
+def disturb(policy: Policy, sharpen: float = 5.0) -> None:
+    """Move every trained weight a good deal, in place, as an optimiser does; logits become `sharpen` times as large."""
     for parameter in trainable_parameters(policy):
         parameter.add_(0.1 * torch.randn_like(parameter))
-    policy.heads.actor.load_state_dict({n: 5 * p for n, p in policy.heads.actor.state_dict().items()})
+    policy.heads.actor.load_state_dict({n: sharpen * p for n, p in policy.heads.actor.state_dict().items()})
 
 
 def agreement(policy: LLaRPPolicy, rollout: Rollout) -> None:
@@ -134,7 +135,7 @@ def test_running_episodes_follow_an_update(config, name):
     policy = build(config, name)
     rollout = roll_out(policy)
     going = rollout.running
-    disturb(policy)
+    disturb(policy, sharpen=1.0)  # logits of a thousand would differ by rounding alone
     state = policy.refresh_state(rollout.state)
     features = policy.encode(torch.randint(256, (NUM_ENVS, 32, 32, 3), dtype=torch.uint8))
     ids = rollout.batch.instruction_id[going]
@@ -236,6 +237,23 @@ def test_cells_are_read_alike_but_for_where_they_are():
     torch.testing.assert_close(cells(shown), cells(moved))
 
 
+def test_the_heads_look_up_words_of_their_own_instruction():
+    torch.manual_seed(0)
+    reader = InstructionReader(num_layers=12, value_size=8, hidden=10)
+    assert reader.layers == [11, 9, 7, 5, 3, 1]
+    hidden, values = torch.randn(3, 2, 10), torch.randn(12, 2, 2, 5, 4)  # two instructions in five slots
+    length, index = torch.tensor([3, 5, 3]), torch.tensor([0, 1, 0])
+    assert torch.equal(reader(hidden, values, length, index), hidden)  # at first nothing is added
+    torch.nn.init.normal_(reader.out.weight)
+    read = reader(hidden, values, length, index)
+    other = values.clone()
+    other[:, 0, :, :2] = 7.0  # slots that the first instruction does not fill
+    torch.testing.assert_close(reader(hidden, other, length, index), read)
+    other[:, 1] = 0.0
+    changed = (reader(hidden, other, length, index) - read).abs().amax((1, 2)) > 1e-3
+    assert changed.tolist() == [False, True, False]
+
+
 def test_lora_begins_as_the_frozen_model(config):
     frozen, lora = (make_policy(replace(config, lora_rank=rank)) for rank in (0, 4))
     ids = torch.tensor([frozen.llm.tokens(TEXTS[1])])
@@ -316,6 +334,8 @@ def test_text_features_do_not_depend_on_company(config):
         {"kind": "lstm", "num_visual_tokens": 2},
         {"lora_rank": 4, "tensor_parallel": 2},
         {"resampler": "perceiver", "vision_pool": "mean"},
+        {"kind": "lstm", "visual_skip": True},
+        {"instruction_skip": True, "tensor_parallel": 2},
         {"resampler": "perceiver", "projector_hidden": 20},
     ],
 )

@@ -271,7 +271,7 @@ def test_an_explorer_that_is_told_goes_on_after_mistakes() -> None:
         steps[kind] = sum(len(e.action) for e in found)
         env.close()
         if kind is Explorer:
-            assert sum(e.success for e in found) >= 47  # three mistakes in ten, small pictures: one may run out of steps
+            assert sum(e.success for e in found) >= 47  # of pictures this small; one may run out of steps
     assert steps[Explorer] < 0.9 * steps[Deaf]
 
 

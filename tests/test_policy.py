@@ -318,7 +318,9 @@ def test_misuse_is_told(config):
         policy.encode(torch.zeros(1, 16, 16, 3, dtype=torch.uint8))
 
 
-@pytest.mark.parametrize("change", [{"image_size": 0}, {"precision": "float8"}, {"vision_pool": "grid"}, {"temperature": 0.0}])
+@pytest.mark.parametrize(
+    "change", [{"image_size": 0}, {"precision": "float8"}, {"vision_pool": "grid"}, {"temperature": 0.0}]
+)
 def test_config_is_validated(change):
     with pytest.raises(UserError, match=f"policy.{next(iter(change))}="):
         PolicyConfig(**change).validate()

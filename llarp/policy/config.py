@@ -136,7 +136,7 @@ class PolicyConfig:
                 scratch and self.head == "skill_names",
             "policy.kind=lstm reads frozen text features: leave out policy.llm_weights and policy.lora_rank":
                 lstm and (scratch or self.lora_rank),
-            "policy.kind=lstm reads one vector a step: leave out policy.resampler=perceiver and policy.num_visual_tokens":
+            "policy.kind=lstm reads one vector: leave out policy.resampler=perceiver and policy.num_visual_tokens":
                 lstm and not one_vector,
             "policy.kind=lstm reads and sees itself: leave out policy.visual_skip and policy.instruction_skip":
                 lstm and (self.visual_skip or self.instruction_skip),

@@ -69,7 +69,7 @@ class LLaRPPolicy(Policy):
         cue = llm.word_embeddings([" the"])[0].cpu()
         config: Any = llm.backbone.config
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        kept = llm.num_layers, size * config.num_key_value_heads
+        kept = llm.num_layers, size * (getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
         return Heads(self.config, vision.num_tokens, vision.dim, llm.hidden_size, llm.token_norm, cue, words, kept)
 
     def _make_cache(self, max_bytes: int) -> Any:
@@ -178,7 +178,8 @@ class LLaRPPolicy(Policy):
         last = hidden.unflatten(0, (-1, per_step))[:, -1]
 
         def padded(packed: Tensor) -> Tensor:
-            return packed.new_zeros(rows * longest, packed.shape[1]).index_copy(0, where, packed).view(rows, longest, -1)
+            empty = packed.new_zeros(rows * longest, packed.shape[1])
+            return empty.index_copy(0, where, packed).view(rows, longest, -1)
 
         return self.heads(padded(last), None if glance is None else padded(glance), words)
 
