@@ -82,7 +82,7 @@ def valid_actions(state: WorldState, rules: str = "clean", facts: Tensor | None 
         robot_at = facts[:, atoms.robot_at(0) : atoms.robot_at(NUM_NAV_TARGETS)]
     at_handle, at_receptacle = robot_at[:, :NUM_HANDLES], robot_at[:, NUM_HANDLES:]
     valid = torch.zeros(state.num_worlds, NUM_ACTIONS, dtype=torch.bool, device=state.held.device)
-    valid[:, NAV_BASE:PICK_BASE] = True
+    valid[:, NAV_BASE:PICK_BASE].fill_(True)
     # all writes are True, so the order among objects of a category does not matter; the others go past the end
     category = torch.where(pickable(state, rules, facts) & empty, state.object_category, len(CATEGORIES))
     picks = valid.new_zeros(state.num_worlds, len(CATEGORIES) + 1).scatter_(1, category, True)
