@@ -284,10 +284,10 @@ def test_unknown_names_say_what_there_is(shipped: Path, monkeypatch, tmp_path: P
 def test_a_shipped_vision_model_goes_by_name(home: Path, shipped: Path, tmp_path: Path) -> None:
     out = home / "package" / "vision-eyes"
     assert cli.main(["ship", f"vision_weights={VISION}", "name=eyes", f"out={out}"]) == 0
-    config = load("smoke", [*SETTINGS, "policy.vision_weights=eyes", "run_name=c"])
+    config = load("smoke", [*SETTINGS, "policy.vision_weights=eyes", "run_name=eyed"])
     assert build_policy(config).frozen_fingerprint() == llarp.LLaRPPolicy.from_pretrained("robot").frozen_fingerprint()
     make_run(config, "ppo")
-    assert cli.main(["ship", "checkpoint=runs/c", "name=c", f"out={tmp_path / 'c'}"]) == 0
+    assert cli.main(["ship", "checkpoint=runs/eyed", "name=c", f"out={tmp_path / 'c'}"]) == 0
     assert not (tmp_path / "c" / hub.VISION).exists()  # the installation has them
     assert [stage for stage, _ in merge([tmp_path / "c"]).stages] == ["vision pretraining", "ppo"]
     assert "weights from eyes" in llarp.LLaRPPolicy.from_pretrained(tmp_path / "c").describe()
