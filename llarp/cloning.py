@@ -117,7 +117,8 @@ class Cloning:
     def demonstrations(self, number: int) -> Demonstrations:
         """Those of a round and all before it; in a round that has begun, the ones it began with."""
         numbers = self.cloner.numbers
-        shards = [shard for r in range(number + 1) for shard in self._store(r).read()]
+        # a round's own first: a shared folder may hold a planner's demonstrations of the same episodes
+        shards = [shard for r in reversed(range(number + 1)) for shard in self._store(r).read()]
         return self._chosen(shards, numbers, range(self._numbers(number).stop))
 
     def provide(self, stop: Callable[[], bool], numbers: list[int] | None = None) -> Demonstrations:

@@ -19,7 +19,7 @@ from tiny_llm import make_tiny_llm
 
 from llarp import cli
 from llarp import train as training
-from llarp.cloning import rows_of
+from llarp.cloning import Cloning, rows_of
 from llarp.config import load
 from llarp.envs.episode_source import load_episodes
 from llarp.errors import UserError
@@ -396,6 +396,21 @@ def test_dagger_lets_the_policy_act_and_the_planner_label(tmp_path: Path) -> Non
     assert sum(untrained) / 60 < 0.2 and sum(trained) / 60 > 0.8
     mixed = shares(RecurrentPolicy(), 0.5)
     assert 18 <= mixed.count(1.0) <= 42  # the planner's own episodes
+
+
+def test_a_round_has_its_own_episodes_whatever_a_shared_folder_holds(tmp_path: Path) -> None:
+    """The planner's demonstrations of the episodes that DAgger's round plays lie there too, from a longer run."""
+    own = Store(tmp_path / "round_1", SETTINGS | {"round": 1})
+    collect(own, range(20, 30), lambda numbers: played(numbers, noise=0.9), minutes=0, log=lambda _: None)
+    stores = [store_of(tmp_path / "planner", 30), own]
+    cloning = object.__new__(Cloning)
+    cloning.config = SimpleNamespace(bc=BCConfig(episodes=20, dagger_rounds=1, dagger_episodes=10))
+    cloning.cloner, cloning.base, cloning._store = SimpleNamespace(numbers=None), tmp_path, stores.__getitem__
+    found = cloning.demonstrations(1)
+    assert found.number.tolist() == list(range(30))
+    wanted = [Demonstrations(stores[0].read(), range(20)).action, Demonstrations(own.read()).action]
+    assert torch.equal(found.action, torch.cat(wanted))
+    assert len(cloning.demonstrations(0)) == 20
 
 
 # -- beside PPO -------------------------------------------------------------------------------------------------------
