@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from . import extensions
-from .entities import CATEGORIES, FRIDGE_HANDLE, HANDLES, NUM_STANDARD_CATEGORIES, RECEPTACLES
+from .entities import CATEGORIES, FRIDGE_HANDLE, HANDLES, NOVEL_KINDS, NUM_STANDARD_CATEGORIES, RECEPTACLES
 
 
 @dataclass(frozen=True)
@@ -81,3 +81,7 @@ def set_handle(handle: int, opened: bool) -> int:
     if handle == FRIDGE_HANDLE:
         return OPEN_FRIDGE if opened else CLOSE_FRIDGE
     return (OPEN_DRAWER_BASE if opened else CLOSE_DRAWER_BASE) + handle
+
+
+NOVEL_PICKS = [pick(category) for category in NOVEL_KINDS]
+"""Those of the categories that training holds out."""

@@ -28,9 +28,10 @@ from llarp.policy.config import PolicyConfig
 from llarp.policy.policy import LLaRPPolicy
 from llarp.policy.reader import InstructionReader
 from llarp.policy.resampler import CellMLP
+from llarp.policy.word_prior import FLOOR, NAMES, PICKS, PLAIN
 from llarp.rl import checkpoint
 from llarp.rl.update import trainable_parameters
-from llarp.tasks.actions import ACTIONS
+from llarp.tasks.actions import ACTIONS, NOVEL_PICKS
 
 BASELINES = {
     "skill_names": {"head": "skill_names"},
@@ -42,15 +43,17 @@ BASELINES = {
     "perceiver": {"resampler": "perceiver", "num_visual_tokens": 3},
     "cells": {"resampler": "cells", "num_visual_tokens": 2, "visual_skip": True, "instruction_skip": True},
     "skip_skill_names": {"head": "skill_names", "visual_skip": True, "instruction_skip": True},
+    "prior": {"head": "skill_names", "visual_skip": True, "word_prior": True},
+    "prior_mlp_lora": {"lora_rank": 3, "word_prior": True},
     "lstm_cells": {"kind": "lstm", "lstm_hidden": 24, "resampler": "cells"},
     "blank": {"pictures": "blank"},
 }
-TRAINED_LLM = ("scratch", "lora", "lora_skill_names")
+TRAINED_LLM = ("scratch", "lora", "lora_skill_names", "prior_mlp_lora")
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    llm = make_tiny_llm(tmp_path_factory.mktemp("llm"))
+    llm = make_tiny_llm(tmp_path_factory.mktemp("llm"), tied=True)
     return PolicyConfig(llm=str(llm), vision="test_vit", vision_pool="grid2", image_size=32, precision="float32",
                         projector_hidden=32, action_hidden=32, max_steps=12)  # fmt: skip
 
@@ -254,6 +257,44 @@ def test_the_heads_look_up_words_of_their_own_instruction():
     assert changed.tolist() == [False, True, False]
 
 
+def test_the_prior_is_what_the_language_model_says_next_beside_what_it_usually_says(config):
+    policy = build(config, "prior")
+    prompts = [text + AFTER for text in TEXTS]
+    said = {text: policy.llm.run_uncached(policy.llm.embed(torch.tensor([policy.llm.tokens(text)])))[0, -1]
+            for text in (*prompts, *(plain + AFTER for plain in PLAIN))}  # fmt: skip
+    first = [policy.llm.tokenizer(f" {name}", add_special_tokens=False)["input_ids"][0] for name in NAMES]
+    scores = {text: policy.llm.embedding_table()[first] @ hidden for text, hidden in said.items()}
+    usual = torch.stack([scores[plain + AFTER] for plain in PLAIN]).mean(0)
+    wanted = torch.stack([(scores[text] - usual).log_softmax(0).clamp_min(FLOOR) for text in prompts])
+    found = policy.heads.prior.log_probs(policy.instructions.get(prompts).last)
+    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+    hidden, logits = torch.randn(len(prompts), 3, 48), torch.zeros(len(prompts), 3, len(ACTIONS))
+    torch.nn.init.zeros_(policy.heads.prior.gate.weight)
+    torch.nn.init.ones_(policy.heads.prior.gate.bias)
+    added = policy.heads.prior(logits, hidden, policy.instructions.get(prompts).last)
+    torch.testing.assert_close(added[..., PICKS], wanted[:, None].expand(-1, 3, -1), atol=1e-4, rtol=1e-4)
+    assert added.count_nonzero() <= wanted.numel() * 3
+
+
+def test_with_the_prior_skills_never_shown_are_like_those_that_were(config):
+    """The picture says nothing of categories that training holds out, and every skill's words are turned alike."""
+    policy = build(config, "prior")
+    features = torch.randn(2, 3, policy.vision.num_tokens, policy.vision.dim)
+    _, glance = policy.heads.see(features, torch.zeros(2, 3, dtype=torch.int64))
+    assert glance[..., NOVEL_PICKS].abs().max() == 0 and glance.count_nonzero() == 6 * (70 - len(NOVEL_PICKS))
+    words = policy.llm.word_embeddings([action.words for action in ACTIONS])
+    told = policy.heads.previous_action
+    shown = torch.arange(len(ACTIONS))
+    torch.testing.assert_close(told(shown), words @ told.turn.weight.T + told.of_kind(told.kind[shown]))
+    assert told(torch.tensor([NO_ACTION])).equal(told.of_kind.weight[-1:])
+
+
+def test_the_prior_needs_the_output_layer(config, tmp_path):
+    untied = make_tiny_llm(tmp_path / "llm")
+    with pytest.raises(UserError, match="is not its embedding table"):
+        make_policy(replace(config, llm=str(untied), word_prior=True))
+
+
 def test_lora_begins_as_the_frozen_model(config):
     frozen, lora = (make_policy(replace(config, lora_rank=rank)) for rank in (0, 4))
     ids = torch.tensor([frozen.llm.tokens(TEXTS[1])])
@@ -335,6 +376,8 @@ def test_text_features_do_not_depend_on_company(config):
         {"lora_rank": 4, "tensor_parallel": 2},
         {"resampler": "perceiver", "vision_pool": "mean"},
         {"kind": "lstm", "visual_skip": True},
+        {"kind": "lstm", "word_prior": True},
+        {"llm_weights": "random", "word_prior": True},
         {"instruction_skip": True, "tensor_parallel": 2},
         {"resampler": "perceiver", "projector_hidden": 20},
     ],

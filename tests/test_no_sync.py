@@ -96,9 +96,10 @@ def test_the_environment_asks_the_device_nothing():
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    folder = make_tiny_llm(tmp_path_factory.mktemp("llm"))
+    folder = make_tiny_llm(tmp_path_factory.mktemp("llm"), tied=True)
     return PolicyConfig(llm=str(folder), vision="test_vit", vision_pool="grid2", image_size=32, precision="float32",
-                        projector_hidden=32, action_hidden=32)  # fmt: skip
+                        projector_hidden=32, action_hidden=32, resampler="cells", visual_skip=True,
+                        instruction_skip=True, word_prior=True)  # fmt: skip
 
 
 def make_collector(

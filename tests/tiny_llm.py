@@ -13,10 +13,11 @@ from llarp.tasks.actions import ACTIONS
 BOS = "<s>"
 
 
-def make_tiny_llm(path: str | Path, hidden: int = 48, layers: int = 2, seed: int = 0) -> Path:
+def make_tiny_llm(path: str | Path, hidden: int = 48, layers: int = 2, seed: int = 0, tied: bool = False) -> Path:
     """Write a random Llama (4 heads, 2 key-value heads) and its byte-level BPE tokenizer to `path`; returns the path.
 
     Every text can be tokenised; the words of the 70 skills take few tokens. The same seed gives the same weights.
+    `tied`: its output layer is its embedding table, as SmolLM2's is.
     """
     path = Path(path)
     tokenizer = make_tiny_tokenizer()
@@ -28,6 +29,7 @@ def make_tiny_llm(path: str | Path, hidden: int = 48, layers: int = 2, seed: int
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=256,
+        tie_word_embeddings=tied,
         initializer_range=0.2,  # large enough that attention depends on what it reads
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.bos_token_id,

@@ -76,6 +76,9 @@ class PolicyConfig:
     visual_skip: bool = False
     """Add to the skills' logits what the picture alone says, past the language model: a linear map of the projector's
     output, or with head=skill_names its score against the skills' words."""
+    word_prior: bool = False
+    """Add to the picks' logits what the language model itself expects to be named after the prompt, which it also says
+    of categories and descriptions that training never shows; previous actions are then told by their words."""
     lstm_hidden: int = 512
     """Units of each layer of the LSTM."""
     lstm_layers: int = 1
@@ -138,8 +141,10 @@ class PolicyConfig:
                 lstm and (scratch or self.lora_rank),
             "policy.kind=lstm reads one vector: leave out policy.resampler=perceiver and policy.num_visual_tokens":
                 lstm and not one_vector,
-            "policy.kind=lstm reads and sees itself: leave out policy.visual_skip and policy.instruction_skip":
-                lstm and (self.visual_skip or self.instruction_skip),
+            "policy.kind=lstm reads and sees itself: leave out policy.visual_skip, instruction_skip and word_prior":
+                lstm and (self.visual_skip or self.instruction_skip or self.word_prior),
+            "policy.word_prior is what a model has learned of words: leave out policy.llm_weights=random":
+                scratch and self.word_prior,
             "policy.instruction_skip reads what one device holds: leave out policy.tensor_parallel":
                 self.instruction_skip and self.tensor_parallel > 1,
             "policy.tensor_parallel shares a frozen language model: leave out policy.kind, llm_weights and lora_rank":

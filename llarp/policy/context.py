@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakSet
 
 import numpy as np
@@ -34,6 +34,13 @@ PAGE = 8
 """Tokens."""
 
 
+class Entry(NamedTuple):
+    """What the model makes of one instruction."""
+
+    keys_values: Tensor  # (2, L, H, length, D)
+    last: Tensor  # (hidden,) last hidden state of its last token
+
+
 @dataclass
 class Prefixes:
     """Keys and values of U instructions, right-aligned in P slots, and which of them each of B rows has."""
@@ -42,6 +49,7 @@ class Prefixes:
     values: Tensor  # (L, U, H, P, D)
     length: Tensor  # (B,) int64 tokens of each row's instruction
     index: Tensor  # (B,) int64 into U
+    last: Tensor  # (U, hidden) last hidden states of their last tokens
 
 
 class InstructionCache:
@@ -56,6 +64,7 @@ class InstructionCache:
         self.num_computed = 0
         self._entries: OrderedDict[str, tuple[list[int], int]] = OrderedDict()  # text -> its pages, its tokens
         self._pages = torch.empty(0)  # (pages, 2, L, H, PAGE, D)
+        self._last = torch.empty(0)  # (pages, hidden)
         self._free: list[int] = []
         self._most = sys.maxsize  # pages, see `limit`
         self.watchers: WeakSet[ReadyInstructions] = WeakSet()
@@ -65,6 +74,11 @@ class InstructionCache:
     def pages(self) -> Tensor:
         """(pages, 2, L, H, PAGE, D): keys and values; a text's tokens come last in its pages."""
         return self._pages
+
+    @property
+    def last(self) -> Tensor:
+        """(pages, hidden): a text's last hidden state, beside the last of its pages."""
+        return self._last
 
     def where(self, text: str) -> tuple[list[int], int] | None:
         """The pages of a text and its tokens' number; None where it is not there."""
@@ -126,7 +140,7 @@ class InstructionCache:
         """Take no more memory from now on than so many of the longest texts need, or than has been written to."""
         written = max((page for own, _ in self._entries.values() for page in own), default=-1) + 1
         self._most = room = max(written, texts * pages_of(self.max_tokens))
-        self._pages = self._pages[:room]
+        self._pages, self._last = self._pages[:room], self._last[:room]
         self._free = [page for page in self._free if page < room]
 
     def _make_room(self, pages: int, keep: set[str]) -> bool:
@@ -138,9 +152,9 @@ class InstructionCache:
                 watcher.lost(text)
         return len(self._free) >= pages or not len(self._pages)
 
-    def _write(self, texts: list[str], entries: list[Tensor]) -> None:
-        """Store entries (2, L, H, length, D), all in one go."""
-        lengths = [entry.shape[3] for entry in entries]
+    def _write(self, texts: list[str], entries: list[Entry]) -> None:
+        """Store entries, all in one go."""
+        lengths = [entry.keys_values.shape[3] for entry in entries]
         need = sum(map(pages_of, lengths))
         if len(self._free) < need:
             self._grow(entries[0], need - len(self._free))
@@ -155,24 +169,28 @@ class InstructionCache:
         device = self._pages.device
         place = torch.from_numpy(np.concatenate(places)).to(device)
         self._pages.index_fill_(0, torch.tensor(taken, device=device), 0)  # what is not written is looked at, masked
-        tokens = torch.cat(entries, 3).permute(3, 0, 1, 2, 4)  # (tokens, 2, L, H, D)
+        tokens = torch.cat([entry.keys_values for entry in entries], 3).permute(3, 0, 1, 2, 4)  # (tokens, 2, L, H, D)
         self._pages[place // PAGE, :, :, :, place % PAGE] = tokens
+        ends = place[torch.tensor(lengths).cumsum(0).to(device) - 1]
+        self._last[ends // PAGE] = torch.stack([entry.last for entry in entries])
 
-    def _grow(self, entry: Tensor, count: int) -> None:
+    def _grow(self, entry: Entry, count: int) -> None:
         """More pages: first as many as the budget allows, then only what one call cannot do without."""
-        two, layers, heads, _, size = entry.shape
-        have, page = len(self._pages), entry.element_size() * two * layers * heads * PAGE * size
+        two, layers, heads, _, size = entry.keys_values.shape
+        have, page = len(self._pages), entry.keys_values.element_size() * two * layers * heads * PAGE * size
         more = max(count, have, 0 if have else min(self.max_bytes // page, self._most))
-        pages = entry.new_empty(have + more, two, layers, heads, PAGE, size)  # memory is taken as it is written
+        # memory is taken as it is written
+        pages = entry.keys_values.new_empty(have + more, two, layers, heads, PAGE, size)
+        last = entry.last.new_empty(have + more, len(entry.last))
         if have:
-            pages[:have] = self._pages
-        self._pages = pages
+            pages[:have], last[:have] = self._pages, self._last
+        self._pages, self._last = pages, last
         self._free += range(have + more - 1, have - 1, -1)
 
-    def _read(self, text: str) -> Tensor:
-        """An entry, (2, L, H, length, D)."""
+    def _read(self, text: str) -> Entry:
         own, length = self._entries[text]
-        return self._pages[own].permute(1, 2, 3, 0, 4, 5).flatten(3, 4)[:, :, :, -length:]
+        keys_values = self._pages[own].permute(1, 2, 3, 0, 4, 5).flatten(3, 4)[:, :, :, -length:]
+        return Entry(keys_values, self._last[own[-1]])
 
 
 def default_cache_mb(device: torch.device) -> int:
@@ -199,8 +217,8 @@ def pages_of(tokens: int) -> int:
 
 
 @torch.no_grad()
-def compute_prefixes(llm: FrozenLLM, ids: list[list[int]]) -> list[Tensor]:
-    """Keys and values of R texts, given as token ids: R tensors (2, L, H, length, D).
+def compute_prefixes(llm: FrozenLLM, ids: list[list[int]]) -> list[Entry]:
+    """What the model makes of texts, given as token ids.
 
     All in one pass, where they are padded on the right, which no token of a text sees.
     """
@@ -208,31 +226,36 @@ def compute_prefixes(llm: FrozenLLM, ids: list[list[int]]) -> list[Tensor]:
     if llm.decoder is not None:
         new: list[Tensor] = []
         joint = torch.tensor([token for tokens in ids for token in tokens], device=llm.device)
-        llm.decoder.forward(llm.embed(joint), pack_sequences(length, llm.dtype, llm.device), entries=new)
+        hidden = llm.decoder.forward(llm.embed(joint), pack_sequences(length, llm.dtype, llm.device), entries=new)
         both = torch.stack(new).unflatten(2, (2, -1, llm.decoder.head_size))  # (L, tokens, 2, H, D)
-        return [part.permute(2, 0, 3, 1, 4).contiguous() for part in both.split(length, 1)]
+        parts = zip(both.split(length, 1), hidden.split(length), strict=True)
+        return [Entry(part.permute(2, 0, 3, 1, 4).contiguous(), states[-1]) for part, states in parts]
     return read_padded(llm, ids)[1]
 
 
-def read_padded(llm: FrozenLLM, ids: list[list[int]]) -> tuple[Tensor, list[Tensor]]:
-    """Last hidden states (R, longest, hidden), keys and values as `compute_prefixes` gives them, by transformers."""
+def read_padded(llm: FrozenLLM, ids: list[list[int]]) -> tuple[Tensor, list[Entry]]:
+    """Last hidden states (R, longest, hidden), and what `compute_prefixes` gives, by transformers."""
     padded = torch.zeros(len(ids), max(map(len, ids)), dtype=torch.int64)
     for row, tokens in zip(padded, ids, strict=True):
         row[: len(tokens)] = torch.tensor(tokens)
     hidden, keys, values = run_parallel(llm, None, llm.embed(padded.to(llm.device)))
-    return hidden, [torch.stack([keys[:, i, :, : len(x)], values[:, i, :, : len(x)]]) for i, x in enumerate(ids)]
+    return hidden, [
+        Entry(torch.stack([keys[:, i, :, : len(x)], values[:, i, :, : len(x)]]), hidden[i, len(x) - 1])
+        for i, x in enumerate(ids)
+    ]
 
 
-def pack(entries: list[Tensor], index: list[int]) -> Prefixes:
-    """Prefixes from U entries (2, L, H, length, D), for rows that have entry `index`."""
-    lengths = [entry.shape[3] for entry in entries]
+def pack(entries: list[Entry], index: list[int]) -> Prefixes:
+    """Prefixes from U entries, for rows that have entry `index`."""
+    lengths = [entry.keys_values.shape[3] for entry in entries]
     slots = max(lengths)
-    two, layers, heads, _, size = entries[0].shape
-    packed = entries[0].new_zeros(two, layers, len(entries), heads, slots, size)
+    two, layers, heads, _, size = entries[0].keys_values.shape
+    packed = entries[0].keys_values.new_zeros(two, layers, len(entries), heads, slots, size)
     for i, entry in enumerate(entries):
-        packed[:, :, i, :, slots - lengths[i] :] = entry
+        packed[:, :, i, :, slots - lengths[i] :] = entry.keys_values
     rows = torch.tensor(index)
-    return Prefixes(packed[0], packed[1], torch.tensor(lengths)[rows].to(packed.device), rows.to(packed.device))
+    last = torch.stack([entry.last for entry in entries])
+    return Prefixes(packed[0], packed[1], torch.tensor(lengths)[rows].to(packed.device), rows.to(packed.device), last)
 
 
 def run_parallel(llm: FrozenLLM, prefixes: Prefixes | None, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -261,7 +284,8 @@ def behind(llm: FrozenLLM, prefixes: Prefixes, lengths: list[int]) -> Packed:
 
 
 def new_rows(prefixes: Prefixes, num_rows: int, prefix_slots: int, visual_slots: int) -> State:
-    """Empty cache rows shaped like `prefixes`: keys, values (L, N, H, P + V, D), prefix_length (N,), step (N,)."""
+    """Empty cache rows shaped like `prefixes`: keys, values (L, N, H, P + V, D), prefix_length (N,), step (N,), and
+    last (N, hidden), the last hidden state of a row's instruction."""
     layers, _, heads, _, size = prefixes.keys.shape
     shape = (layers, num_rows, heads, prefix_slots + visual_slots, size)
     device = prefixes.keys.device
@@ -270,6 +294,7 @@ def new_rows(prefixes: Prefixes, num_rows: int, prefix_slots: int, visual_slots:
         "values": prefixes.keys.new_zeros(shape),
         "prefix_length": torch.zeros(num_rows, dtype=torch.int64, device=device),
         "step": torch.zeros(num_rows, dtype=torch.int64, device=device),
+        "last": prefixes.last.new_zeros(num_rows, prefixes.last.shape[1]),
     }
 
 
@@ -280,6 +305,7 @@ def start_rows(state: State, rows: Tensor, prefixes: Prefixes, prefix_slots: int
     state["keys"][:, rows, :, where] = prefixes.keys[:, prefixes.index]
     state["values"][:, rows, :, where] = prefixes.values[:, prefixes.index]
     state["prefix_length"][rows] = prefixes.length
+    state["last"][rows] = prefixes.last[prefixes.index]
     state["step"][rows] = 0
 
 
@@ -333,7 +359,7 @@ def rewrite(llm: FrozenLLM, state: State, tokens: Tensor, prefix_slots: int) -> 
     rows = [i for i, steps in enumerate(state["step"].tolist()) if steps]
     lengths = [steps * per_step for steps in state["step"].tolist() if steps]
     chosen = torch.tensor(rows, device=llm.device)
-    prefixes = Prefixes(prefixes.keys, prefixes.values, prefixes.length[chosen], prefixes.index[chosen])
+    prefixes = replace(prefixes, length=prefixes.length[chosen], index=prefixes.index[chosen])
     there = torch.arange(tokens.shape[1], device=llm.device) < (state["step"] * per_step)[:, None]
     new: list[Tensor] = []
     llm.decoder.forward(tokens[there].to(llm.dtype), behind(llm, prefixes, lengths), entries=new)
@@ -350,7 +376,7 @@ def prefixes_of(state: State, prefix_slots: int) -> Prefixes:
     width = max(int(length.max()), 1)
     where = slice(prefix_slots - width, prefix_slots)
     index = torch.arange(len(length), device=length.device)
-    return Prefixes(state["keys"][:, :, :, where], state["values"][:, :, :, where], length, index)
+    return Prefixes(state["keys"][:, :, :, where], state["values"][:, :, :, where], length, index, state["last"])
 
 
 @torch.no_grad()
@@ -379,7 +405,7 @@ def check_cache(llm: FrozenLLM) -> float:
     decoded = torch.zeros_like(full)
     for tick in range(steps):
         if tick == 1:
-            anew = Prefixes(prefixes.keys, prefixes.values, prefixes.length[:1], rows[:1])
+            anew = replace(prefixes, length=prefixes.length[:1], index=rows[:1])
             start_rows(state, rows[:1], anew, slots)
         step = state["step"].clone()
         decoded[rows, step] = decode(llm, state, visual[rows, step][:, None], slots)[:, 0].float()

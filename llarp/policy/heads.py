@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llarp.tasks.actions import NUM_ACTIONS
+from llarp.tasks.actions import NOVEL_PICKS, NUM_ACTIONS
 
 from .config import PolicyConfig
 from .reader import InstructionReader
 from .resampler import CellMLP, PerceiverResampler
 from .skill_names import SkillNames, word_directions
+from .word_prior import SharedActions, WordPrior
 
 FEATURE_LIMIT = 8.0  # standard deviations; what lies farther out tells no more
 
@@ -57,8 +58,11 @@ class Heads(nn.Module):
     after which a noun comes; visual tokens begin as this word plus what the picture says, so that what the frozen model
     expects next, the name of a thing, is in its last hidden state from the start. `action_embeddings` (70, hidden):
     mean frozen embedding of each skill's words: where the previous-action embedding begins, and the action head.
-    `instruction_size`: the language model's layers, and numbers of a token's values in one of them.
+    `instruction_size`: the language model's layers, and numbers of a token's values in one of them. `named`: what
+    `WordPrior` asks for, with `word_prior`.
     """
+
+    novel: Tensor
 
     def __init__(
         self,
@@ -70,6 +74,7 @@ class Heads(nn.Module):
         noun_cue: Tensor,
         action_embeddings: Tensor,
         instruction_size: tuple[int, int],
+        named: tuple[Tensor, Tensor] | None = None,
     ):
         super().__init__()
         self.num_visual_tokens, self.hidden, self.temperature = config.num_visual_tokens, hidden, config.temperature
@@ -87,17 +92,21 @@ class Heads(nn.Module):
                 nn.Unflatten(-1, (config.num_visual_tokens, hidden)),
                 last_norm,
             )
-        self.previous_action: nn.Embedding | None = None
-        if config.observe_previous_action:
+        self.previous_action: nn.Module | None = None
+        if config.observe_previous_action and config.word_prior:
+            self.previous_action = SharedActions(action_embeddings)
+        elif config.observe_previous_action:
             none = action_embeddings.new_zeros(1, hidden)
             self.previous_action = nn.Embedding.from_pretrained(torch.cat([action_embeddings, none]), freeze=False)
         self.reader = InstructionReader(*instruction_size, hidden) if config.instruction_skip else None
+        self.prior = WordPrior(hidden, *named) if named is not None else None
+        self.register_buffer("novel", torch.tensor(NOVEL_PICKS), persistent=False)
         self.trunk = action_mlp(config, hidden)
-        named = config.head == "skill_names"
-        self.actor = SkillNames(hidden, action_embeddings) if named else nn.Linear(config.action_hidden, NUM_ACTIONS)
+        by_name = config.head == "skill_names"
+        self.actor = SkillNames(hidden, action_embeddings) if by_name else nn.Linear(config.action_hidden, NUM_ACTIONS)
         self.glance: nn.Module | None = None
         if config.visual_skip:
-            self.glance = SkillNames(hidden, action_embeddings) if named else nn.Sequential(
+            self.glance = SkillNames(hidden, action_embeddings) if by_name else nn.Sequential(
                 nn.LayerNorm(hidden), nn.Linear(hidden, NUM_ACTIONS)
             )  # fmt: skip
             last: Any = self.glance.project if isinstance(self.glance, SkillNames) else self.glance[1]
@@ -115,24 +124,32 @@ class Heads(nn.Module):
         tokens = self.projector[-1](picture)
         if self.previous_action is not None:
             tokens = tokens + self.previous_action(previous_action)[..., None, :]
-        return tokens, None if self.glance is None else self.glance(picture.mean(-2))
+        if self.glance is None:
+            return tokens, None
+        glance = self.glance(picture.mean(-2))
+        if self.prior is not None:  # what a category looks like that training never shows cannot be known
+            glance = glance.index_fill(-1, self.novel, 0.0)
+        return tokens, glance
 
     def visual_tokens(self, features: Tensor, previous_action: Tensor) -> Tensor:
         """The tokens that `see` gives."""
         return self.see(features, previous_action)[0]
 
     def forward(
-        self, hidden: Tensor, glance: Tensor | None = None, instruction: tuple[Tensor, Tensor, Tensor] | None = None
+        self, hidden: Tensor, glance: Tensor | None = None, told: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
         """Logits (B, T, 70) and values (B, T) from the language model's last hidden states (B, T, hidden), `glance`,
-        what the picture adds, and `instruction`, what an `InstructionReader` reads."""
+        what the picture adds, and `told`, the instructions: what an `InstructionReader` reads of U of them, and their
+        last hidden states (U, hidden)."""
         hidden = hidden.float()
-        if self.reader is not None and instruction is not None:
-            hidden = self.reader(hidden, *instruction)
+        if self.reader is not None and told is not None:
+            hidden = self.reader(hidden, *told[:3])
         trunk = self.trunk(hidden)
         logits = self.actor(hidden if isinstance(self.actor, SkillNames) else trunk)
         if glance is not None:
             logits = logits + glance
+        if self.prior is not None and told is not None:
+            logits = self.prior(logits, hidden, told[3][told[2]])
         return logits / self.temperature, self.critic(trunk)[..., 0]
 
 

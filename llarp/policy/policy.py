@@ -15,11 +15,23 @@ from llarp.tasks.actions import ACTIONS
 from . import hub
 from .base import NO_ACTION, Policy, SegmentBatch, State, check_same_shapes, sample
 from .config import BLANK, PolicyConfig, Variant
-from .context import PAGE, InstructionCache, behind, default_cache_mb, new_rows, rewrite, run_parallel, start_rows
+from .context import (
+    PAGE,
+    InstructionCache,
+    behind,
+    compute_prefixes,
+    default_cache_mb,
+    new_rows,
+    rewrite,
+    run_parallel,
+    start_rows,
+    tokens_of,
+)
 from .heads import Heads
 from .llm import FrozenLLM, choose_dtype, load_llm
 from .ready import DecodeGraph, ReadyInstructions
 from .vision import FrozenVision
+from .word_prior import NAMES, PLAIN
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -70,7 +82,23 @@ class LLaRPPolicy(Policy):
         config: Any = llm.backbone.config
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         kept = llm.num_layers, size * (getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
-        return Heads(self.config, vision.num_tokens, vision.dim, llm.hidden_size, llm.token_norm, cue, words, kept)
+        sizes = vision.num_tokens, vision.dim, llm.hidden_size
+        named = self._named() if self.config.word_prior else None
+        return Heads(self.config, *sizes, llm.token_norm, cue, words, kept, named)
+
+    @torch.no_grad()
+    def _named(self) -> tuple[Tensor, Tensor]:
+        """What `WordPrior` is built from."""
+        llm: Any = self.llm
+        if not llm.backbone.config.tie_word_embeddings:
+            raise UserError(
+                f"policy.word_prior: the output layer of {llm.name} is not its embedding table, and no other is read; "
+                "leave word_prior out"
+            )
+        first = [llm.tokenizer(f" {name}", add_special_tokens=False)["input_ids"][0] for name in NAMES]
+        prompts = [tokens_of(llm, self._prompt(text), self.config.max_instruction_tokens) for text in PLAIN]
+        plain = torch.stack([entry.last for entry in compute_prefixes(llm, prompts)])
+        return llm.embedding_table()[first].float().cpu(), plain.float().cpu()
 
     def _make_cache(self, max_bytes: int) -> Any:
         """What keeps what the language model makes of instructions."""
@@ -148,10 +176,8 @@ class LLaRPPolicy(Policy):
         longest = None if ready is None else self._longest
         hidden = self._decode(self.llm, state, tokens, self._prefix_slots, longest)
         state["features"][rows, step] = features.to(state["features"].dtype)
-        words = None
-        if self.config.instruction_skip:
-            words = state["values"][:, :, :, : self._prefix_slots], state["prefix_length"], rows
-        logits, value = self.heads(hidden[:, -1:], None if glance is None else glance[:, None], words)
+        told = (state["values"][:, :, :, : self._prefix_slots], state["prefix_length"], rows, state["last"])
+        logits, value = self.heads(hidden[:, -1:], None if glance is None else glance[:, None], told)
         logits, value = logits[:, 0], value[:, 0]
         action, log_prob = sample(logits, deterministic, generator)
         state["previous_action"][rows, step + 1] = action
@@ -162,11 +188,11 @@ class LLaRPPolicy(Policy):
         count = batch.valid.sum(1)
         ids, steps = torch.stack([batch.instruction_id, count]).tolist()
         prefixes = self.instructions.get([self._prompt(self.instruction_text(i)) for i in ids])
-        words = prefixes.values, prefixes.length, prefixes.index
+        told = prefixes.values, prefixes.length, prefixes.index, prefixes.last
         if self.llm.decoder is None:
             tokens, glance = self.heads.see(batch.features, batch.previous_action)  # (B, T, K, hidden)
             hidden, _, _ = run_parallel(self.llm, prefixes, tokens.flatten(1, 2))
-            return self.heads(hidden.unflatten(1, tokens.shape[1:3])[:, :, -1], glance, words)
+            return self.heads(hidden.unflatten(1, tokens.shape[1:3])[:, :, -1], glance, told)
         rows, longest = batch.valid.shape
         where = torch.cat([torch.arange(n) + i * longest for i, n in enumerate(steps)]).to(self.device)
         tokens, glance = self.heads.see(
@@ -181,7 +207,7 @@ class LLaRPPolicy(Policy):
             empty = packed.new_zeros(rows * longest, packed.shape[1])
             return empty.index_copy(0, where, packed).view(rows, longest, -1)
 
-        return self.heads(padded(last), None if glance is None else padded(glance), words)
+        return self.heads(padded(last), None if glance is None else padded(glance), told)
 
     @torch.no_grad()
     def refresh_state(self, state: State) -> State:

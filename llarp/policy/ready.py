@@ -54,6 +54,7 @@ class ReadyInstructions:
                 new = self.cache.pages[:, kind, layer].transpose(0, 1)[:, page]  # (H, N, num_pages, PAGE, D)
                 new = new.transpose(0, 1).flatten(2, 3)[:, :, -width:]
                 torch.where(only, new, rows[:, :, here], out=rows[:, :, here])
+        state["last"].copy_(torch.where(start[:, None], self.cache.last[page[:, -1]], state["last"]))
         state["prefix_length"].copy_(torch.where(start, self._length[instruction_id], state["prefix_length"]))
         state["step"].masked_fill_(start, 0)
 

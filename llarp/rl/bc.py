@@ -13,8 +13,7 @@ from torch import Tensor
 
 from llarp.errors import UserError
 from llarp.policy.base import Policy, SegmentBatch
-from llarp.tasks.actions import pick
-from llarp.tasks.entities import NOVEL_KINDS
+from llarp.tasks.actions import NOVEL_PICKS
 
 from .config import BCConfig
 from .demonstrations import Demonstrations
@@ -24,7 +23,6 @@ Metrics = dict[str, float]
 Log = Callable[[Metrics], None]
 CALIBRATION_STEPS = 2000
 """Enough for means and deviations, little memory."""
-NOVEL_PICKS = [pick(category) for category in NOVEL_KINDS]
 HELD_OUT_EPISODES = 500
 """At most so many of the episodes kept from training are looked at."""
 

@@ -1,0 +1,69 @@
+"""What the frozen model itself expects to be named next after the instruction, as a prior on what to pick up.
+
+Training shows the heads how to use it on the categories that training has; it says as much of others, and of
+descriptions instead of names ("the sour yellow fruit"), which nothing trained here has read.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from llarp.tasks.actions import ACTIONS
+
+PICKS = [action.index for action in ACTIONS if action.kind == "pick"]
+NAMES = [ACTIONS[index].words.removeprefix("pick up the ") for index in PICKS]
+"""Of the categories, in the order of `PICKS`."""
+PLAIN = tuple(f"Move the {name}." for name in NAMES)
+"""Instructions whose mean scores are taken off: some words are likelier than others whatever was said."""
+FLOOR = -8.0
+
+
+class WordPrior(nn.Module):
+    """Adds a multiple, which the hidden state decides, of log p(category | instruction) to the picks' logits."""
+
+    words: Tensor
+    usual: Tensor
+    picks: Tensor
+
+    def __init__(self, hidden: int, words: Tensor, plain: Tensor):
+        """`words` (C, hidden): output embeddings of the categories' first tokens; `plain` (S, hidden): last hidden
+        states of the prompts of `PLAIN`."""
+        super().__init__()
+        self.norm, self.gate = nn.LayerNorm(hidden), nn.Linear(hidden, 1)
+        nn.init.zeros_(self.gate.weight)
+        nn.init.ones_(self.gate.bias)
+        self.register_buffer("words", words, persistent=False)  # the language model has them
+        self.register_buffer("usual", (plain @ words.T).mean(0), persistent=False)
+        self.register_buffer("picks", torch.tensor(PICKS), persistent=False)
+
+    def log_probs(self, last: Tensor) -> Tensor:
+        """log p (..., C) from the last hidden states of prompts (..., hidden), none below `FLOOR`."""
+        return (last.float() @ self.words.T - self.usual).log_softmax(-1).clamp_min(FLOOR)
+
+    def forward(self, logits: Tensor, hidden: Tensor, last: Tensor) -> Tensor:
+        """`logits` (B, T, A) and `hidden` (B, T, hidden) of rows whose prompts end in `last` (B, hidden)."""
+        added = self.gate(self.norm(hidden)) * self.log_probs(last)[:, None]
+        return logits.index_add(-1, self.picks, added)
+
+
+class SharedActions(nn.Module):
+    """Embeddings (..., hidden) of actions (...) from the frozen ones of their words (A, hidden), alike for all skills
+    of a kind: what it makes of the skills it was shown it makes of others. The action A stands for none yet."""
+
+    words: Tensor
+    kind: Tensor
+
+    def __init__(self, words: Tensor):
+        super().__init__()
+        kinds = sorted({action.kind for action in ACTIONS})
+        self.turn = nn.Linear(words.shape[1], words.shape[1], bias=False)
+        self.of_kind = nn.Embedding(len(kinds) + 1, words.shape[1])
+        nn.init.eye_(self.turn.weight)
+        nn.init.zeros_(self.of_kind.weight)
+        kind = torch.tensor([*(kinds.index(action.kind) for action in ACTIONS), len(kinds)])
+        self.register_buffer("words", torch.cat([words, words.new_zeros(1, words.shape[1])]), persistent=False)
+        self.register_buffer("kind", kind, persistent=False)
+
+    def forward(self, action: Tensor) -> Tensor:
+        return self.turn(self.words[action]) + self.of_kind(self.kind[action])
