@@ -242,16 +242,17 @@ def _refuse_to_clone() -> None:
 
 
 def load_weights(policy: LLaRPPolicy, where: str) -> None:
-    """Put the weights of an earlier run, a checkpoint, or a policy that was shipped (by folder or name) into a policy.
+    """Put the weights of an earlier run, a checkpoint, or a policy that was shipped (by folder or name) into a policy;
+    trained parts that it has and the other lacks (`policy.word_prior`, say) begin anew.
 
     UserError: missing, or of another policy."""
     if (folder := hub.at_hand(where)) is not None:
-        hub.fill(policy, hub.read(folder))
+        hub.fill(policy, hub.read(folder), grow=True)
         return
     path = Path(where).expanduser()
     if not path.exists():
         raise UserError(f"train.init={where}: there is no such run or checkpoint")
-    checkpoint.load(checkpoint.latest(find_run(path)) if path.is_dir() else path, policy)
+    checkpoint.load(checkpoint.latest(find_run(path)) if path.is_dir() else path, policy, grow=True)
 
 
 def _reinforce(

@@ -22,6 +22,7 @@ from llarp.config import load
 from llarp.errors import UserError
 from llarp.evaluation.agents import PlannerAgent, PolicyAgent
 from llarp.evaluation.pictures import with_pictures
+from llarp.policy import hub
 from llarp.policy.base import NO_ACTION, Policy
 from llarp.policy.build import make_policy
 from llarp.policy.config import PolicyConfig
@@ -32,6 +33,7 @@ from llarp.policy.word_prior import FLOOR, NAMES, PICKS, PLAIN
 from llarp.rl import checkpoint
 from llarp.rl.update import trainable_parameters
 from llarp.tasks.actions import ACTIONS, NOVEL_PICKS
+from llarp.train import load_weights
 
 BASELINES = {
     "skill_names": {"head": "skill_names"},
@@ -177,6 +179,31 @@ def test_checkpoints_and_folders(config, name, tmp_path):
             checkpoint.load(tmp_path / "step_1.pt", make_policy(replace(config, num_visual_tokens=4)))
 
 
+def test_training_may_begin_with_a_policy_that_lacks_parts(config, tmp_path):
+    """train.init: what both have is taken over, the rest begins anew; a policy with other parts is refused as ever."""
+    lacking, more = build(config, "skip_skill_names"), build(config, "skip_skill_names", word_prior=True)
+    disturb(lacking)
+    checkpoint.save(tmp_path / "step_1.pt", lacking, {})
+    lacking.save_pretrained(tmp_path / "folder")
+    before, given = more.trainable_state_dict(), lacking.trainable_state_dict()
+    new = before.keys() - given.keys()
+    assert new == {f"prior.{part}.{kind}" for part in ("norm", "gate") for kind in ("weight", "bias")}
+    for where in ("step_1.pt", "folder"):
+        with pytest.raises(UserError, match="configuration"):
+            (checkpoint.load if where != "folder" else fill)(tmp_path / where, more)
+        load_weights(more, str(tmp_path / where))
+        for name, tensor in more.trainable_state_dict().items():
+            assert tensor.equal(before[name] if name in new else given[name]), name
+        disturb(more)
+        before = more.trainable_state_dict()
+    with pytest.raises(UserError, match="configuration"):
+        load_weights(build(config, "skill_names"), str(tmp_path / "step_1.pt"))
+
+
+def fill(folder, policy):
+    hub.fill(policy, hub.read(folder))
+
+
 def test_they_learn_to_name_what_they_are_told(config):
     """A few steps of cloning: the instruction decides, and each policy fits it."""
     for name in BASELINES:
@@ -255,6 +282,11 @@ def test_the_heads_look_up_words_of_their_own_instruction():
     other[:, 1] = 0.0
     changed = (reader(hidden, other, length, index) - read).abs().amax((1, 2)) > 1e-3
     assert changed.tolist() == [False, True, False]
+    reader.hide = 0.999, torch.Generator().manual_seed(0)  # all but the last word, which both then look up alone
+    only = values.clone()
+    only[:, :, :, :-1] = 7.0
+    torch.testing.assert_close(reader(hidden, only, length, index), reader(hidden, values, length, index))
+    assert not torch.allclose(reader(hidden, values, length, index), read)
 
 
 def test_the_prior_is_what_the_language_model_says_next_beside_what_it_usually_says(config):
@@ -282,11 +314,12 @@ def test_with_the_prior_skills_never_shown_are_like_those_that_were(config):
     features = torch.randn(2, 3, policy.vision.num_tokens, policy.vision.dim)
     _, glance = policy.heads.see(features, torch.zeros(2, 3, dtype=torch.int64))
     assert glance[..., NOVEL_PICKS].abs().max() == 0 and glance.count_nonzero() == 6 * (70 - len(NOVEL_PICKS))
-    words = policy.llm.word_embeddings([action.words for action in ACTIONS])
-    told = policy.heads.previous_action
-    shown = torch.arange(len(ACTIONS))
-    torch.testing.assert_close(told(shown), words @ told.turn.weight.T + told.of_kind(told.kind[shown]))
-    assert told(torch.tensor([NO_ACTION])).equal(told.of_kind.weight[-1:])
+    told, words = policy.heads.previous_action, policy.llm.word_embeddings([action.words for action in ACTIONS])
+    shown = [index for index in PICKS if index not in NOVEL_PICKS]
+    moved = (told.weight[shown] - words[shown]).mean(0)
+    torch.testing.assert_close(told(torch.tensor(NOVEL_PICKS)), words[NOVEL_PICKS] + moved)
+    others = torch.tensor([*shown, 0, NO_ACTION])
+    assert told(others).equal(told.weight[others])
 
 
 def test_the_prior_needs_the_output_layer(config, tmp_path):

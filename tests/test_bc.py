@@ -23,6 +23,7 @@ from llarp.cloning import Cloning, rows_of
 from llarp.config import load
 from llarp.envs.episode_source import load_episodes
 from llarp.errors import UserError
+from llarp.policy.reader import InstructionReader
 from llarp.rl import checkpoint
 from llarp.rl.bc import Cloner, CloningLoss
 from llarp.rl.beside import Beside
@@ -374,6 +375,41 @@ def test_held_out_categories_are_not_unlearned() -> None:
     loss = CloningLoss(SimpleNamespace(action_logits=lambda _: (logits, None)), batch)  # type: ignore[arg-type]
     others = NUM_ACTIONS - len(NOVEL_KINDS)
     assert float(loss.mean) == pytest.approx((math.log(others) + math.log(others + 1)) / 2)
+
+
+def test_words_are_hidden_while_cloning_only_and_the_same_ones_when_resumed(tmp_path: Path) -> None:
+    def losses(share: float) -> tuple[list[float], dict[str, float]]:
+        torch.manual_seed(0)
+        policy = Reading()
+        cloner = Cloner(policy, BCConfig(epochs=2, batch_tokens=32, lr=1e-12, word_dropout=share), seed=5)
+        cloner.begin(demonstrations(tmp_path, 60))
+        logged: list[float] = []
+        with policy.bound_to(cloner.demonstrations.instruction_text):
+            for index in cloner._batches():
+                cloner._step(cloner.demonstrations.batch(index), index)
+                logged.append(cloner._metrics()["bc_loss"])
+        return logged, cloner.evaluate()
+
+    (hidden, after), (again, _), (plain, wanted) = losses(0.5), losses(0.5), losses(0.0)
+    assert hidden == again and hidden != plain and after == wanted
+    with pytest.raises(UserError, match="policy.instruction_skip"):
+        Cloner(RecurrentPolicy(), BCConfig(word_dropout=0.1), seed=0)
+
+
+class Reading(RecurrentPolicy):
+    """One whose logits are what a reader makes of five words."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        reader = InstructionReader(6, 4, NUM_ACTIONS)
+        torch.nn.init.normal_(reader.out.weight)
+        self.heads = SimpleNamespace(reader=reader)
+        self.words = torch.randn(6, 1, 1, 5, 4)
+
+    def action_logits(self, batch: Any) -> Any:
+        logits, value = super().action_logits(batch)
+        rows = torch.zeros(len(logits), dtype=torch.int64)
+        return self.heads.reader(logits, self.words, rows + 5, rows), value
 
 
 def test_too_few_demonstrations_are_refused(tmp_path: Path) -> None:

@@ -166,6 +166,12 @@ def check_same_shapes(own: dict[str, Any], given: dict[str, Tensor]) -> None:
         raise UserError(f"the checkpoint does not fit this policy's configuration (differs at {different[0]})")
 
 
+def grown(policy: Policy, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What `load_trainable_state_dict` takes, of a policy that may lack parts of this one: these stay as they are."""
+    own = policy.trainable_state_dict()
+    return own | tensors if tensors.keys() <= own.keys() else tensors
+
+
 def sample(logits: Tensor, deterministic: bool, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
     """Draw actions (N,) from logits (N, A), or take the likeliest; with their log-probabilities (N,)."""
     log_probs = logits.log_softmax(-1)

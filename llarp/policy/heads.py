@@ -13,7 +13,7 @@ from .config import PolicyConfig
 from .reader import InstructionReader
 from .resampler import CellMLP, PerceiverResampler
 from .skill_names import SkillNames, word_directions
-from .word_prior import SharedActions, WordPrior
+from .word_prior import ActionEmbedding, WordPrior
 
 FEATURE_LIMIT = 8.0  # standard deviations; what lies farther out tells no more
 
@@ -94,7 +94,7 @@ class Heads(nn.Module):
             )
         self.previous_action: nn.Module | None = None
         if config.observe_previous_action and config.word_prior:
-            self.previous_action = SharedActions(action_embeddings)
+            self.previous_action = ActionEmbedding(action_embeddings)
         elif config.observe_previous_action:
             none = action_embeddings.new_zeros(1, hidden)
             self.previous_action = nn.Embedding.from_pretrained(torch.cat([action_embeddings, none]), freeze=False)

@@ -259,9 +259,12 @@ def config_of(folder: PolicyFolder) -> Any:
         raise UserError(f"{folder.path / CONFIG}: {error}") from None
 
 
-def fill(policy: Policy, folder: PolicyFolder) -> None:
-    """Put a folder's weights into a policy of its settings; UserError where its frozen models are others."""
+def fill(policy: Policy, folder: PolicyFolder, grow: bool = False) -> None:
+    """Put a folder's weights into a policy of its settings; UserError where its frozen models are others. `grow`: the
+    policy may have more trained parts, which stay as they are."""
     from safetensors import SafetensorError, safe_open
+
+    from .base import grown
 
     try:
         with safe_open(folder.path / WEIGHTS, framework="pt") as file:
@@ -279,7 +282,7 @@ def fill(policy: Policy, folder: PolicyFolder) -> None:
     try:
         if parts["frozen"]:
             policy.load_unfetchable_weights(parts["frozen"])
-        policy.load_trainable_state_dict(parts["trainable"])
+        policy.load_trainable_state_dict(grown(policy, parts["trainable"]) if grow else parts["trainable"])
     except (UserError, RuntimeError) as error:  # torch's own, of tensors that do not fit
         raise UserError(f"{folder.path}: {str(error).splitlines()[0]}") from None
     check_frozen(policy.frozen_fingerprint(), folder)

@@ -34,6 +34,8 @@ class InstructionReader(nn.Module):
         self.out = nn.Linear(self.width, hidden)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
+        self.hide: tuple[float, torch.Generator] | None = None
+        """Share of an instruction's tokens, drawn from the generator, that cannot be looked up; never the last one."""
 
     def forward(self, hidden: Tensor, values: Tensor, length: Tensor, index: Tensor) -> Tensor:
         """`values` (L, U, G, P, D) of U instructions, right-aligned in P slots; of each row its `length` in tokens and
@@ -41,6 +43,11 @@ class InstructionReader(nn.Module):
         slots = values.shape[3]
         words = values[self.chosen].permute(1, 3, 0, 2, 4).flatten(2).float()  # (U, P, width)
         seen = torch.arange(slots, device=values.device) >= slots - length[:, None]  # (B, P)
+        if self.hide is not None:
+            share, generator = self.hide
+            kept = torch.rand(seen.shape, generator=generator).to(seen.device) >= share
+            kept[:, -1] = True
+            seen = seen & kept
         key, value = self.key_value(self.norm_words(words)).unflatten(-1, (2, HEADS, -1)).permute(2, 0, 3, 1, 4)
         query = self.query(self.norm(hidden)).unflatten(-1, (HEADS, -1)).transpose(1, 2)  # (B, heads, T, size)
         mask = seen[:, None, None]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from llarp.tasks.actions import ACTIONS
+from llarp.tasks.actions import ACTIONS, NOVEL_PICKS
 
 PICKS = [action.index for action in ACTIONS if action.kind == "pick"]
 NAMES = [ACTIONS[index].words.removeprefix("pick up the ") for index in PICKS]
@@ -47,23 +47,23 @@ class WordPrior(nn.Module):
         return logits.index_add(-1, self.picks, added)
 
 
-class SharedActions(nn.Module):
-    """Embeddings (..., hidden) of actions (...) from the frozen ones of their words (A, hidden), alike for all skills
-    of a kind: what it makes of the skills it was shown it makes of others. The action A stands for none yet."""
+class ActionEmbedding(nn.Embedding):
+    """Trained embeddings (..., hidden) of actions (...), which begin as the frozen ones of their words (A, hidden).
+    Those of categories that training holds out are their words, moved as far as the other picks' were on average. The
+    action A stands for none yet."""
 
     words: Tensor
-    kind: Tensor
+    shown: Tensor
+    novel: Tensor
 
     def __init__(self, words: Tensor):
-        super().__init__()
-        kinds = sorted({action.kind for action in ACTIONS})
-        self.turn = nn.Linear(words.shape[1], words.shape[1], bias=False)
-        self.of_kind = nn.Embedding(len(kinds) + 1, words.shape[1])
-        nn.init.eye_(self.turn.weight)
-        nn.init.zeros_(self.of_kind.weight)
-        kind = torch.tensor([*(kinds.index(action.kind) for action in ACTIONS), len(kinds)])
-        self.register_buffer("words", torch.cat([words, words.new_zeros(1, words.shape[1])]), persistent=False)
-        self.register_buffer("kind", kind, persistent=False)
+        words = torch.cat([words, words.new_zeros(1, words.shape[1])])
+        super().__init__(*words.shape, _weight=words.clone())
+        shown = [index for index in PICKS if index not in NOVEL_PICKS]
+        for name, buffer in (("words", words), ("shown", torch.tensor(shown)), ("novel", torch.tensor(NOVEL_PICKS))):
+            self.register_buffer(name, buffer, persistent=False)
 
     def forward(self, action: Tensor) -> Tensor:
-        return self.turn(self.words[action]) + self.of_kind(self.kind[action])
+        moved = (self.weight[self.shown] - self.words[self.shown]).mean(0)
+        table = self.weight.index_copy(0, self.novel, self.words[self.novel] + moved)
+        return nn.functional.embedding(action, table)

@@ -39,6 +39,9 @@ class Cloner:
         self, policy: Policy, config: BCConfig, seed: int, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.policy, self.config, self.seed, self.clock = policy, config, seed, clock
+        self.reader: Any = getattr(getattr(policy, "heads", None), "reader", None)
+        if config.word_dropout and self.reader is None:
+            raise UserError("bc.word_dropout hides words from policy.instruction_skip: set that, or leave this out")
         self.parameters = trainable_parameters(policy)
         self.optimizer = torch.optim.AdamW(self.parameters, lr=config.lr, weight_decay=config.weight_decay)
         self.round = self.steps = self.tokens = 0  # gradient steps and steps of episodes, of all rounds
@@ -150,7 +153,11 @@ class Cloner:
             noise = torch.randn(batch.features.shape, generator=self._generator(3, self.steps))
             batch.features += self._blur * noise
         self.optimizer.zero_grad(set_to_none=True)
+        if config.word_dropout:
+            self.reader.hide = config.word_dropout, self._generator(5, self.steps)
         loss = CloningLoss(self.policy, batch.to(self.device))
+        if config.word_dropout:
+            self.reader.hide = None
         loss.mean.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, config.max_grad_norm, error_if_nonfinite=True)
         self.optimizer.step()

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from llarp.errors import UserError
-from llarp.policy.base import Policy
+from llarp.policy.base import Policy, grown
 
 FORMAT = 1
 FROZEN_FILE = "frozen.pt"
@@ -54,8 +54,9 @@ def save(path: Path, policy: Policy, trainer: dict[str, Any]) -> None:
     write_tree(path, tree)
 
 
-def load(path: Path, policy: Policy) -> dict[str, Any]:
-    """Puts a checkpoint's weights into the policy and returns its `trainer` tree, tensors on the CPU.
+def load(path: Path, policy: Policy, grow: bool = False) -> dict[str, Any]:
+    """Puts a checkpoint's weights into the policy and returns its `trainer` tree, tensors on the CPU. `grow`: the
+    policy may have more trained parts, which stay as they are.
 
     Raises UserError for a file that is missing, damaged, no checkpoint, or of another configuration.
     """
@@ -67,7 +68,7 @@ def load(path: Path, policy: Policy) -> dict[str, Any]:
     try:
         if (path.parent / FROZEN_FILE).exists():
             policy.load_unfetchable_weights(read_tree(path.parent / FROZEN_FILE))
-        policy.load_trainable_state_dict(tree["parameters"])
+        policy.load_trainable_state_dict(grown(policy, tree["parameters"]) if grow else tree["parameters"])
     except UserError as error:
         raise UserError(f"{path}: {error}; use the config.yaml of the run it is from") from None
     own = policy.frozen_fingerprint()

@@ -78,6 +78,9 @@ class BCConfig:
     window: int = 2000  # episodes
     window_passes: int = 1  # passes over them at a time
     feature_noise: float = 0.0  # Gaussian noise on the pictures' features, in their standard deviations
+    # Share of an instruction's tokens that policy.instruction_skip may not look up while cloning: the heads then also
+    # learn to go by what the language model has made of them.
+    word_dropout: float = 0.0
     max_grad_norm: float = 1.0  # gradients are scaled down to this global norm
     holdout: float = 0.05  # share of the episodes kept for the printed loss and accuracy
 
@@ -88,7 +91,7 @@ class BCConfig:
             check_range(f"bc.{name}", getattr(self, name), 0)
         for name in ("lr", "max_grad_norm", "checkpoint_minutes"):
             check_range(f"bc.{name}", getattr(self, name), 1e-12)
-        for name in ("noise", "warmup", "holdout"):
+        for name in ("noise", "warmup", "holdout", "word_dropout"):
             check_range(f"bc.{name}", getattr(self, name), 0, 0.95)
         check_range("bc.dagger_beta", self.dagger_beta, 0, 1)
 
