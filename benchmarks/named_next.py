@@ -70,7 +70,8 @@ def main(llm_name: str, prompt: str) -> None:
     named = [(f"the {name}", name) for name in NAMES]
     print(f"{llm.describe()}, prompt {prompt!r}\n| | instructions | first | of 3 | of 5 | -log p |")
     for kind, things in (("named", named), ("described", described)):
-        log_probs = prior.log_probs(last([SENTENCES[i % 3].format(words) for i, (words, _) in enumerate(things)]))
+        texts = [SENTENCES[i % 3].format(words) for i, (words, _) in enumerate(things)]
+        log_probs = prior.log_ratios(last(texts)).log_softmax(-1)
         right = torch.tensor([NAMES.index(name) for _, name in things])[:, None]
         rank = (log_probs > log_probs.gather(1, right)).sum(1)
         shares = " | ".join(f"{float((rank < k).float().mean()):.2f}" for k in (1, 3, 5))

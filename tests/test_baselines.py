@@ -297,8 +297,9 @@ def test_the_prior_is_what_the_language_model_says_next_beside_what_it_usually_s
     first = [policy.llm.tokenizer(f" {name}", add_special_tokens=False)["input_ids"][0] for name in NAMES]
     scores = {text: policy.llm.embedding_table()[first] @ hidden for text, hidden in said.items()}
     usual = torch.stack([scores[plain + AFTER] for plain in PLAIN]).mean(0)
-    wanted = torch.stack([(scores[text] - usual).log_softmax(0).clamp_min(FLOOR) for text in prompts])
-    found = policy.heads.prior.log_probs(policy.instructions.get(prompts).last)
+    wanted = torch.stack([scores[text] - usual for text in prompts])
+    wanted = (wanted - wanted.amax(1, keepdim=True)).clamp_min(FLOOR)
+    found = policy.heads.prior.log_ratios(policy.instructions.get(prompts).last)
     torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
     hidden, logits = torch.randn(len(prompts), 3, 48), torch.zeros(len(prompts), 3, len(ACTIONS))
     torch.nn.init.zeros_(policy.heads.prior.gate.weight)

@@ -20,7 +20,7 @@ FLOOR = -8.0
 
 
 class WordPrior(nn.Module):
-    """Adds a multiple, which the hidden state decides, of log p(category | instruction) to the picks' logits."""
+    """Adds a multiple, which the hidden state decides, of what `log_ratios` gives to the picks' logits."""
 
     words: Tensor
     usual: Tensor
@@ -37,13 +37,15 @@ class WordPrior(nn.Module):
         self.register_buffer("usual", (plain @ words.T).mean(0), persistent=False)
         self.register_buffer("picks", torch.tensor(PICKS), persistent=False)
 
-    def log_probs(self, last: Tensor) -> Tensor:
-        """log p (..., C) from the last hidden states of prompts (..., hidden), none below `FLOOR`."""
-        return (last.float() @ self.words.T - self.usual).log_softmax(-1).clamp_min(FLOOR)
+    def log_ratios(self, last: Tensor) -> Tensor:
+        """log p (..., C) less that of the likeliest, from the last hidden states of prompts (..., hidden), none below
+        `FLOOR`: whoever is sure of nothing still has a first choice."""
+        scores = last.float() @ self.words.T - self.usual
+        return (scores - scores.amax(-1, keepdim=True)).clamp_min(FLOOR)
 
     def forward(self, logits: Tensor, hidden: Tensor, last: Tensor) -> Tensor:
         """`logits` (B, T, A) and `hidden` (B, T, hidden) of rows whose prompts end in `last` (B, hidden)."""
-        added = self.gate(self.norm(hidden)) * self.log_probs(last)[:, None]
+        added = self.gate(self.norm(hidden)) * self.log_ratios(last)[:, None]
         return logits.index_add(-1, self.picks, added)
 
 
