@@ -80,9 +80,9 @@ def main(llm_name: str, prompt: str) -> None:
 
 if __name__ == "__main__":
     given = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
-    if set(given) - {"llm", "prompt"} or len(given) < len(sys.argv) - 1:
-        sys.exit("llarp: give llm=NAME and prompt=TEXT, or neither")
     try:
+        if set(given) - {"llm", "prompt"} or len(given) < len(sys.argv) - 1:
+            raise UserError("give llm=NAME and prompt=TEXT, or neither")
         main(given.get("llm", "smollm2-135m"), given.get("prompt", PolicyConfig.prompt))
     except UserError as error:
         print(f"llarp: {error}", file=sys.stderr)
