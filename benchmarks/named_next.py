@@ -2,7 +2,8 @@
 
     python benchmarks/named_next.py [llm=smollm2-135m] [prompt="{instruction}\\nThe robot picks up the"]
 
-Descriptions are this file's own: neither training nor test splits have them. Scores are those of `policy.word_prior`.
+Descriptions are this file's own: none of them stands in `tasks/`, which has the splits' words. Scores are those of
+`policy.word_prior`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from llarp.errors import UserError
 from llarp.policy.config import PolicyConfig
 from llarp.policy.context import compute_prefixes
 from llarp.policy.llm import load_llm
-from llarp.policy.word_prior import NAMES, PLAIN, WordPrior
+from llarp.policy.word_prior import NAMES, PLAIN, WordPrior, first_words
 
 DESCRIBED = {
     "ball": ("the round bouncy toy", "what children kick around"),
@@ -24,7 +25,7 @@ DESCRIBED = {
     "screwdriver": ("what turns screws", "the tool to tighten a screw"),
     "padlock": ("what locks a gate", "the thing you open with a key"),
     "scissors": ("what you cut paper with", "the tool with two blades for cutting"),
-    "block": ("the wooden cube", "the cube for building towers"),
+    "block": ("the cube for building towers",),
     "drill": ("the power tool that makes holes", "what you make holes in a wall with"),
     "spatula": ("what you flip pancakes with", "the flat kitchen turner"),
     "knife": ("what slices bread", "the sharp blade for chopping"),
@@ -33,12 +34,12 @@ DESCRIBED = {
     "sponge": ("the soft thing for washing dishes", "what soaks up spills"),
     "cleanser": ("the bottle of cleaning product", "what you scrub the bathtub with"),
     "plum": ("the purple fruit", "the small dark fruit with a stone"),
-    "pear": ("the green fruit with a narrow top", "the bell-shaped fruit"),
+    "pear": ("the green fruit with a narrow top",),
     "peach": ("the fuzzy fruit", "the soft orange-pink fruit"),
     "apple": ("the red crunchy fruit", "the fruit that keeps the doctor away"),
     "lemon": ("the sour yellow fruit", "the citrus for lemonade"),
     "can": ("the tin of soup", "the metal container of food"),
-    "box": ("the cardboard package", "the square carton"),
+    "box": ("the square carton",),
     "banana": ("the long yellow fruit", "what monkeys like to eat"),
     "strawberry": ("the small red berry", "the red fruit with seeds on its skin"),
     "lego": ("the plastic building brick", "the toy brick that snaps together"),
@@ -47,7 +48,7 @@ DESCRIBED = {
     "bowl": ("what cereal goes in", "the round deep dish"),
     "cup": ("what you drink tea from", "the small drinking vessel"),
     "mug": ("the thing for hot coffee",),
-    "orange": ("the round citrus fruit",),
+    "orange": ("what you squeeze for juice in the morning",),
     "lid": ("what covers a pot",),
     "toy airplane": ("the little plane",),
     "wrench": ("the tool for turning bolts",),
@@ -64,8 +65,7 @@ def main(llm_name: str, prompt: str) -> None:
         found = compute_prefixes(llm, [llm.tokens(prompt.replace("{instruction}", text)) for text in texts])
         return torch.stack([entry.last for entry in found])
 
-    first = [llm.tokenizer(f" {name}", add_special_tokens=False)["input_ids"][0] for name in NAMES]
-    prior = WordPrior(llm.hidden_size, llm.embedding_table()[first], last(list(PLAIN)))
+    prior = WordPrior(llm.hidden_size, first_words(llm), last(list(PLAIN)))
     described = [(words, name) for name, all_words in DESCRIBED.items() for words in all_words]
     named = [(f"the {name}", name) for name in NAMES]
     print(f"{llm.describe()}, prompt {prompt!r}\n| | instructions | first | of 3 | of 5 | -log p |")

@@ -270,7 +270,7 @@ def test_cells_are_read_alike_but_for_where_they_are():
 def test_the_heads_look_up_words_of_their_own_instruction():
     torch.manual_seed(0)
     reader = InstructionReader(num_layers=12, value_size=8, hidden=10)
-    assert reader.layers == [11, 9, 7, 5, 3, 1]
+    assert reader.layers.tolist() == [11, 9, 7, 5, 3, 1]
     hidden, values = torch.randn(3, 2, 10), torch.randn(12, 2, 2, 5, 4)  # two instructions in five slots
     length, index = torch.tensor([3, 5, 3]), torch.tensor([0, 1, 0])
     assert torch.equal(reader(hidden, values, length, index), hidden)  # at first nothing is added
@@ -310,7 +310,7 @@ def test_the_prior_is_what_the_language_model_says_next_beside_what_it_usually_s
 
 
 def test_with_the_prior_skills_never_shown_are_like_those_that_were(config):
-    """The picture says nothing of categories that training holds out, and every skill's words are turned alike."""
+    """The picture says nothing of categories that training holds out, and their picks are told as the others are."""
     policy = build(config, "prior")
     features = torch.randn(2, 3, policy.vision.num_tokens, policy.vision.dim)
     _, glance = policy.heads.see(features, torch.zeros(2, 3, dtype=torch.int64))

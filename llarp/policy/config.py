@@ -78,7 +78,7 @@ class PolicyConfig:
     output, or with head=skill_names its score against the skills' words."""
     word_prior: bool = False
     """Add to the picks' logits what the language model itself expects to be named after the prompt, which it also says
-    of categories and descriptions that training never shows; previous actions are then told by their words."""
+    of categories and descriptions that training never shows; what is never shown is then told as what is."""
     lstm_hidden: int = 512
     """Units of each layer of the LSTM."""
     lstm_layers: int = 1

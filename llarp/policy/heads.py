@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llarp.tasks.actions import NOVEL_PICKS, NUM_ACTIONS
+from llarp.tasks.actions import NUM_ACTIONS
 
 from .config import PolicyConfig
 from .reader import InstructionReader
@@ -62,8 +62,6 @@ class Heads(nn.Module):
     `WordPrior` asks for, with `word_prior`.
     """
 
-    novel: Tensor
-
     def __init__(
         self,
         config: PolicyConfig,
@@ -100,7 +98,6 @@ class Heads(nn.Module):
             self.previous_action = nn.Embedding.from_pretrained(torch.cat([action_embeddings, none]), freeze=False)
         self.reader = InstructionReader(*instruction_size, hidden) if config.instruction_skip else None
         self.prior = WordPrior(hidden, *named) if named is not None else None
-        self.register_buffer("novel", torch.tensor(NOVEL_PICKS), persistent=False)
         self.trunk = action_mlp(config, hidden)
         by_name = config.head == "skill_names"
         self.actor = SkillNames(hidden, action_embeddings) if by_name else nn.Linear(config.action_hidden, NUM_ACTIONS)
@@ -128,7 +125,7 @@ class Heads(nn.Module):
             return tokens, None
         glance = self.glance(picture.mean(-2))
         if self.prior is not None:  # what a category looks like that training never shows cannot be known
-            glance = glance.index_fill(-1, self.novel, 0.0)
+            glance = glance.index_fill(-1, self.prior.novel, 0.0)
         return tokens, glance
 
     def visual_tokens(self, features: Tensor, previous_action: Tensor) -> Tensor:

@@ -24,6 +24,8 @@ from llarp.errors import UserError
 from llarp.runfolder import to_json
 from llarp.tasks.actions import ACTION_NAMES, NUM_STANDARD
 
+from .base import grown
+
 if TYPE_CHECKING:
     from .base import Policy
 
@@ -263,8 +265,6 @@ def fill(policy: Policy, folder: PolicyFolder, grow: bool = False) -> None:
     """Put a folder's weights into a policy of its settings; UserError where its frozen models are others. `grow`: the
     policy may have more trained parts, which stay as they are."""
     from safetensors import SafetensorError, safe_open
-
-    from .base import grown
 
     try:
         with safe_open(folder.path / WEIGHTS, framework="pt") as file:

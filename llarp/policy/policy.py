@@ -31,7 +31,7 @@ from .heads import Heads
 from .llm import FrozenLLM, choose_dtype, load_llm
 from .ready import DecodeGraph, ReadyInstructions
 from .vision import FrozenVision
-from .word_prior import NAMES, PLAIN
+from .word_prior import PLAIN, first_words
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -89,16 +89,10 @@ class LLaRPPolicy(Policy):
     @torch.no_grad()
     def _named(self) -> tuple[Tensor, Tensor]:
         """What `WordPrior` is built from."""
-        llm: Any = self.llm
-        if not llm.backbone.config.tie_word_embeddings:
-            raise UserError(
-                f"policy.word_prior: the output layer of {llm.name} is not its embedding table, and no other is read; "
-                "leave word_prior out"
-            )
-        first = [llm.tokenizer(f" {name}", add_special_tokens=False)["input_ids"][0] for name in NAMES]
-        prompts = [tokens_of(llm, self._prompt(text), self.config.max_instruction_tokens) for text in PLAIN]
-        plain = torch.stack([entry.last for entry in compute_prefixes(llm, prompts)])
-        return llm.embedding_table()[first].float().cpu(), plain.float().cpu()
+        words = first_words(self.llm)
+        prompts = [tokens_of(self.llm, self._prompt(text), self.config.max_instruction_tokens) for text in PLAIN]
+        plain = torch.stack([entry.last for entry in compute_prefixes(self.llm, prompts)])
+        return words.cpu(), plain.float().cpu()
 
     def _make_cache(self, max_bytes: int) -> Any:
         """What keeps what the language model makes of instructions."""

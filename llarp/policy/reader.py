@@ -18,14 +18,13 @@ class InstructionReader(nn.Module):
     say which word it is and, from layer to layer, more of what it means here. Its output begins as zero.
     """
 
-    chosen: Tensor
+    layers: Tensor
 
     def __init__(self, num_layers: int, value_size: int, hidden: int):
         """`num_layers`: of the language model; `value_size`: of a token's values in one layer, all heads together."""
         super().__init__()
         step = max(num_layers // LAYERS, 1)
-        self.layers = list(range(num_layers - 1, -1, -step))[:LAYERS]
-        self.register_buffer("chosen", torch.tensor(self.layers), persistent=False)
+        self.register_buffer("layers", torch.arange(num_layers - 1, -1, -step)[:LAYERS], persistent=False)
         width = len(self.layers) * value_size
         self.width = -(-hidden // HEADS) * HEADS
         self.norm, self.norm_words = nn.LayerNorm(hidden), nn.LayerNorm(width)
@@ -41,7 +40,7 @@ class InstructionReader(nn.Module):
         """`values` (L, U, G, P, D) of U instructions, right-aligned in P slots; of each row its `length` in tokens and
         its instruction, `index` (B,) into U."""
         slots = values.shape[3]
-        words = values[self.chosen].permute(1, 3, 0, 2, 4).flatten(2).float()  # (U, P, width)
+        words = values[self.layers].permute(1, 3, 0, 2, 4).flatten(2).float()  # (U, P, width)
         seen = torch.arange(slots, device=values.device) >= slots - length[:, None]  # (B, P)
         if self.hide is not None:
             share, generator = self.hide

@@ -6,9 +6,12 @@ descriptions instead of names ("the sour yellow fruit"), which nothing trained h
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import torch
 from torch import Tensor, nn
 
+from llarp.errors import UserError
 from llarp.tasks.actions import ACTIONS, NOVEL_PICKS
 
 PICKS = [action.index for action in ACTIONS if action.kind == "pick"]
@@ -18,6 +21,21 @@ PLAIN = tuple(f"Move the {name}." for name in NAMES)
 """Instructions whose mean scores are taken off: some words are likelier than others whatever was said."""
 FLOOR = -8.0
 
+if TYPE_CHECKING:
+    from .llm import FrozenLLM
+
+
+def first_words(llm: FrozenLLM) -> Tensor:
+    """Output embeddings (C, hidden) of the categories' first tokens; UserError where the model's are not read."""
+    model: Any = llm
+    if not model.backbone.config.tie_word_embeddings:
+        raise UserError(
+            f"policy.word_prior: the output layer of {llm.name} is not its embedding table, and no other is read; "
+            "leave word_prior out"
+        )
+    first = [model.tokenizer(f" {name}", add_special_tokens=False)["input_ids"][0] for name in NAMES]
+    return llm.embedding_table()[first].detach().float()
+
 
 class WordPrior(nn.Module):
     """Adds a multiple, which the hidden state decides, of what `log_ratios` gives to the picks' logits."""
@@ -25,10 +43,11 @@ class WordPrior(nn.Module):
     words: Tensor
     usual: Tensor
     picks: Tensor
+    novel: Tensor
 
     def __init__(self, hidden: int, words: Tensor, plain: Tensor):
-        """`words` (C, hidden): output embeddings of the categories' first tokens; `plain` (S, hidden): last hidden
-        states of the prompts of `PLAIN`."""
+        """`words` (C, hidden): what `first_words` gives; `plain` (S, hidden): last hidden states of the prompts of
+        `PLAIN`."""
         super().__init__()
         self.norm, self.gate = nn.LayerNorm(hidden), nn.Linear(hidden, 1)
         nn.init.zeros_(self.gate.weight)
@@ -36,6 +55,7 @@ class WordPrior(nn.Module):
         self.register_buffer("words", words, persistent=False)  # the language model has them
         self.register_buffer("usual", (plain @ words.T).mean(0), persistent=False)
         self.register_buffer("picks", torch.tensor(PICKS), persistent=False)
+        self.register_buffer("novel", torch.tensor(NOVEL_PICKS), persistent=False)
 
     def log_ratios(self, last: Tensor) -> Tensor:
         """log p (..., C) less that of the likeliest, from the last hidden states of prompts (..., hidden), none below

@@ -101,7 +101,9 @@ class TrainConfig:
     """One training run."""
 
     algorithm: Literal["ppo", "bc"] = "ppo"  # "bc": behaviour cloning and nothing else
-    init: str = ""  # run, checkpoint or shipped policy whose weights training starts from; empty: random ones
+    # Run, checkpoint or shipped policy whose weights training starts from (trained parts it lacks begin anew); empty:
+    # random ones.
+    init: str = ""
     total_steps: int = 20_000  # PPO's environment steps, all worlds together
     max_minutes: float = 0.0  # PPO also ends after this long; 0: no limit
     session_minutes: float = 0.0  # stop after this long as if asked to, to be resumed; 0: no limit
