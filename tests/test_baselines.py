@@ -39,6 +39,8 @@ BASELINES = {
     "skill_names": {"head": "skill_names"},
     "lstm": {"kind": "lstm", "lstm_hidden": 24, "lstm_layers": 2},
     "lstm_skill_names": {"kind": "lstm", "lstm_hidden": 24, "head": "skill_names"},
+    "encoder_decoder": {"kind": "encoder_decoder", "decoder_width": 32, "decoder_layers": 2, "dropout": 0.1},
+    "encoder_decoder_skill_names": {"kind": "encoder_decoder", "decoder_width": 32, "head": "skill_names"},
     "scratch": {"llm_weights": "random"},
     "lora": {"lora_rank": 3},
     "lora_skill_names": {"lora_rank": 3, "head": "skill_names", "num_visual_tokens": 2},
@@ -149,7 +151,7 @@ def test_running_episodes_follow_an_update(config, name):
     previous = rollout.batch.action[going, lengths - 1]
     action, log_prob, value, _ = policy.act({"features": features, "instruction_id": ids}, state, rows < 0)
     longer = {name: torch.nn.functional.pad(x[going], (0,) * (2 * x.ndim - 3) + (1,))
-              for name, x in vars(rollout.batch).items() if name != "instruction_id"}  # fmt: skip
+              for name, x in vars(rollout.batch).items() if name not in ("instruction_id", "unknown")}  # fmt: skip
     longer["features"][rows, lengths], longer["previous_action"][rows, lengths] = features, previous
     longer["action"][rows, lengths], longer["valid"][rows, lengths] = action, True
     wanted, _, wanted_value = policy.evaluate_segments(type(rollout.batch)(ids, **longer))

@@ -29,10 +29,12 @@ class SegmentBatch:
     previous_action: Tensor  # (B, T) int64, NO_ACTION at an episode's first step
     action: Tensor  # (B, T) int64
     valid: Tensor  # (B, T) bool, False: padding
+    unknown: Tensor | None = None  # (B, 70) bool: picks to be treated as if training never showed their category
 
     def to(self, device: torch.device | str) -> SegmentBatch:
         """The same batch with every tensor on `device`."""
-        return SegmentBatch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        return SegmentBatch(**{name: part if part is None else part.to(device) for name, part in parts.items()})
 
 
 class Policy(nn.Module, ABC):
@@ -46,6 +48,8 @@ class Policy(nn.Module, ABC):
     """Whether padding costs time in `action_logits`: segments are then put together by their lengths."""
     reads_ahead = False
     """Whether `act` makes use of `read_ahead`, so that the host need not wait for a device."""
+    unknown_steps = 0
+    """Longest episode for which `action_logits` makes use of `SegmentBatch.unknown`; 0: it makes none."""
     _lookup: Callable[[int], str] | None = None
 
     def bind_instructions(self, lookup: Callable[[int], str]) -> None:

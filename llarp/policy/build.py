@@ -22,6 +22,10 @@ def make_policy(
         from .lstm import LSTMPolicy
 
         return LSTMPolicy(config, device)
+    if config.variant == "encoder_decoder":
+        from .encoder_decoder import EncoderDecoderPolicy
+
+        return EncoderDecoderPolicy(config, device)
     if config.variant == "trained":
         from .trained import TrainedLLaRPPolicy
 

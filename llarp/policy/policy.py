@@ -65,7 +65,7 @@ class LLaRPPolicy(Policy):
         self.vision = vision
         words = self.llm.word_embeddings([action.words for action in ACTIONS]).cpu()
         self.heads = self._make_heads(words)
-        self.to(device)
+        self.to(device).eval()
         self.instructions = self._make_cache((config.instruction_cache_mb or default_cache_mb(device)) << 20)
         # Processes that hold a model together must compute instructions at the same time: they read none ahead.
         self.reads_ahead = device.type == "cuda" and mesh is None and self.variant == "frozen"
@@ -79,16 +79,20 @@ class LLaRPPolicy(Policy):
         """What is trained around the frozen models; `words` (70, hidden): mean embeddings of the skills' words."""
         llm, vision = self.llm, self.vision
         cue = llm.word_embeddings([" the"])[0].cpu()
-        config: Any = llm.backbone.config
-        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        kept = llm.num_layers, size * (getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
+        kept = llm.num_layers, self._value_size()
         sizes = vision.num_tokens, vision.dim, llm.hidden_size
         named = self._named() if self.config.word_prior else None
         return Heads(self.config, *sizes, llm.token_norm, cue, words, kept, named)
 
+    def _value_size(self) -> int:
+        """Numbers of a token's values in one layer of the language model, all heads together."""
+        config: Any = self.llm.backbone.config
+        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return size * (getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
+
     @torch.no_grad()
     def _named(self) -> tuple[Tensor, Tensor]:
-        """What `WordPrior` is built from."""
+        """What `Expected` is built from."""
         words = first_words(self.llm)
         prompts = [tokens_of(self.llm, self._prompt(text), self.config.max_instruction_tokens) for text in PLAIN]
         plain = torch.stack([entry.last for entry in compute_prefixes(self.llm, prompts)])

@@ -37,21 +37,18 @@ def first_words(llm: FrozenLLM) -> Tensor:
     return llm.embedding_table()[first].detach().float()
 
 
-class WordPrior(nn.Module):
-    """Adds a multiple, which the hidden state decides, of what `log_ratios` gives to the picks' logits."""
+class Expected(nn.Module):
+    """What the frozen language model expects to be named, from the last hidden states of prompts."""
 
     words: Tensor
     usual: Tensor
     picks: Tensor
     novel: Tensor
 
-    def __init__(self, hidden: int, words: Tensor, plain: Tensor):
+    def __init__(self, words: Tensor, plain: Tensor):
         """`words` (C, hidden): what `first_words` gives; `plain` (S, hidden): last hidden states of the prompts of
         `PLAIN`."""
         super().__init__()
-        self.norm, self.gate = nn.LayerNorm(hidden), nn.Linear(hidden, 1)
-        nn.init.zeros_(self.gate.weight)
-        nn.init.ones_(self.gate.bias)
         self.register_buffer("words", words, persistent=False)  # the language model has them
         self.register_buffer("usual", (plain @ words.T).mean(0), persistent=False)
         self.register_buffer("picks", torch.tensor(PICKS), persistent=False)
@@ -62,6 +59,17 @@ class WordPrior(nn.Module):
         `FLOOR`: whoever is sure of nothing still has a first choice."""
         scores = last.float() @ self.words.T - self.usual
         return (scores - scores.amax(-1, keepdim=True)).clamp_min(FLOOR)
+
+
+class WordPrior(Expected):
+    """Adds a multiple, which the hidden state decides, of what `log_ratios` gives to the picks' logits."""
+
+    def __init__(self, hidden: int, words: Tensor, plain: Tensor):
+        """`words` and `plain` as in `Expected`."""
+        super().__init__(words, plain)
+        self.norm, self.gate = nn.LayerNorm(hidden), nn.Linear(hidden, 1)
+        nn.init.zeros_(self.gate.weight)
+        nn.init.ones_(self.gate.bias)
 
     def forward(self, logits: Tensor, hidden: Tensor, last: Tensor) -> Tensor:
         """`logits` (B, T, A) and `hidden` (B, T, hidden) of rows whose prompts end in `last` (B, hidden)."""

@@ -17,6 +17,7 @@ from llarp.tasks.actions import NOVEL_PICKS
 
 from .config import BCConfig
 from .demonstrations import Demonstrations
+from .unknown import as_unknown
 from .update import trainable_parameters
 
 Metrics = dict[str, float]
@@ -41,7 +42,10 @@ class Cloner:
         self.policy, self.config, self.seed, self.clock = policy, config, seed, clock
         self.reader: Any = getattr(getattr(policy, "heads", None), "reader", None)
         if config.word_dropout and self.reader is None:
-            raise UserError("bc.word_dropout hides words from policy.instruction_skip: set that, or leave this out")
+            readers = "policy.instruction_skip or policy.kind=encoder_decoder"
+            raise UserError(f"bc.word_dropout hides words from {readers}: set one, or leave this out")
+        if config.unknown_share and not policy.unknown_steps:
+            raise UserError("bc.unknown_share is for policy.kind=encoder_decoder: set that, or leave this out")
         self.parameters = trainable_parameters(policy)
         self.optimizer = torch.optim.AdamW(self.parameters, lr=config.lr, weight_decay=config.weight_decay)
         self.round = self.steps = self.tokens = 0  # gradient steps and steps of episodes, of all rounds
@@ -141,8 +145,10 @@ class Cloner:
 
     def _generator(self, *key: int) -> torch.Generator:
         """Random numbers of this run, round and key."""
-        drawn = np.random.SeedSequence([self.seed, self.round, *key]).generate_state(1, np.uint64)[0]
-        return torch.Generator().manual_seed(int(drawn) >> 1)
+        return torch.Generator().manual_seed(self._seed(*key))
+
+    def _seed(self, *key: int) -> int:
+        return int(np.random.SeedSequence([self.seed, self.round, *key]).generate_state(1, np.uint64)[0]) >> 1
 
     def _step(self, batch: SegmentBatch, index: Tensor) -> None:
         config = self.config
@@ -152,10 +158,17 @@ class Cloner:
         if config.feature_noise > 0:
             noise = torch.randn(batch.features.shape, generator=self._generator(3, self.steps))
             batch.features += self._blur * noise
+        if config.unknown_share > 0:
+            chosen = torch.rand(len(index), generator=self._generator(6, self.steps)) < config.unknown_share
+            batch = as_unknown(batch, chosen, self.policy.unknown_steps)
         self.optimizer.zero_grad(set_to_none=True)
         if config.word_dropout:
             self.reader.hide = config.word_dropout, self._generator(5, self.steps)
-        loss = CloningLoss(self.policy, batch.to(self.device))
+        with torch.random.fork_rng():
+            torch.manual_seed(self._seed(7, self.steps))
+            self.policy.train()
+            loss = CloningLoss(self.policy, batch.to(self.device))
+            self.policy.eval()
         if config.word_dropout:
             self.reader.hide = None
         loss.mean.backward()
@@ -218,16 +231,18 @@ _COUNTERS = ("round", "steps", "tokens", "seen", "block", "at", "finished")
 class CloningLoss:
     """Cross-entropy of one batch, over its steps, to the labels in `action`.
 
-    Picking up a category that training holds out is never right there. That is no reason to unlearn it: these skills
-    are left out of the sum over skills, so that what the policy makes of their words comes from the others'.
+    Picking up a category that training holds out is never right there. That is no reason to unlearn it: unless the
+    policy knows such skills by what they share with others only (`unknown_steps`), they are left out of the sum over
+    skills, so that what it makes of their words comes from the others'.
     """
 
     def __init__(self, policy: Policy, batch: SegmentBatch) -> None:
         logits, _ = policy.action_logits(batch)
         logits, label = logits[batch.valid], batch.action[batch.valid]
-        silent = torch.zeros_like(logits, dtype=torch.bool)
-        silent[:, NOVEL_PICKS] = True
-        logits = logits.masked_fill(silent.scatter(1, label[:, None], False), -torch.inf)
+        if not policy.unknown_steps:
+            silent = torch.zeros_like(logits, dtype=torch.bool)
+            silent[:, NOVEL_PICKS] = True
+            logits = logits.masked_fill(silent.scatter(1, label[:, None], False), -torch.inf)
         self.mean = torch.nn.functional.cross_entropy(logits, label)
         self.right = (logits.argmax(-1) == label).sum()
         self.count = len(label)

@@ -81,6 +81,9 @@ class BCConfig:
     # Share of an instruction's tokens that policy.instruction_skip may not look up while cloning: the heads then also
     # learn to go by what the language model has made of them.
     word_dropout: float = 0.0
+    # Share of the episodes of which policy.kind=encoder_decoder is to learn without knowing the looks of what it picks
+    # up, as it must with categories never shown: the demonstrator reaches for it wherever it comes.
+    unknown_share: float = 0.0
     max_grad_norm: float = 1.0  # gradients are scaled down to this global norm
     holdout: float = 0.05  # share of the episodes kept for the printed loss and accuracy
 
@@ -91,7 +94,7 @@ class BCConfig:
             check_range(f"bc.{name}", getattr(self, name), 0)
         for name in ("lr", "max_grad_norm", "checkpoint_minutes"):
             check_range(f"bc.{name}", getattr(self, name), 1e-12)
-        for name in ("noise", "warmup", "holdout", "word_dropout"):
+        for name in ("noise", "warmup", "holdout", "word_dropout", "unknown_share"):
             check_range(f"bc.{name}", getattr(self, name), 0, 0.95)
         check_range("bc.dagger_beta", self.dagger_beta, 0, 1)
 

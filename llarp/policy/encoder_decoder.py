@@ -1,0 +1,403 @@
+"""The frozen language model as encoder of the instruction, a small trained transformer as decoder of the steps.
+
+Where `LLaRPPolicy` sends every step through the language model, here that reads the instruction once; a transformer
+over the episode's steps looks up its words, its pictures' cells and what was done before. Of the language model's
+size nothing is left in a step, so that the same minutes teach from many times the steps.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from llarp.tasks.actions import ACTIONS, NOVEL_PICKS, NUM_ACTIONS
+
+from .base import NO_ACTION, SegmentBatch, State, sample
+from .config import PolicyConfig, Variant
+from .context import PREFIX_BATCH, compute_prefixes, tokens_of
+from .heads import Standardize, action_mlp
+from .llm import FrozenLLM
+from .policy import LLaRPPolicy
+from .skill_names import SkillNames
+from .word_prior import ActionEmbedding, Expected
+
+HEADS = 8
+READ_LAYERS = 10
+"""Of so many of the language model's layers, evenly spaced, the last among them, the values are read."""
+KINDS = sorted({action.kind for action in ACTIONS})
+
+
+def read_layers(llm: FrozenLLM) -> Tensor:
+    """Whose values are read, from the last layer on."""
+    return torch.arange(llm.num_layers - 1, -1, -max(llm.num_layers // READ_LAYERS, 1))[:READ_LAYERS]
+
+
+class Told(NamedTuple):
+    """What the language model has made of B rows' instructions."""
+
+    words: Tensor  # (B, P, layers read * value size) float16: values of the tokens, left-aligned
+    length: Tensor  # (B,) int64 tokens
+    last: Tensor  # (B, hidden) float32: last hidden state
+
+
+class Readings:
+    """What `Told` holds of single texts, each read once; the oldest make room."""
+
+    def __init__(self, llm: FrozenLLM, max_tokens: int, max_bytes: int):
+        self.llm, self.max_tokens = llm, max_tokens
+        self.layers = read_layers(llm).to(llm.device)
+        self.max_bytes, self.max_texts = max_bytes, 1 << 62
+        self._bytes = 0
+        self._read: OrderedDict[str, tuple[Tensor, Tensor]] = OrderedDict()
+
+    def limit(self, texts: int) -> None:
+        """Keep no more than so many from now on."""
+        self.max_texts = max(1, texts)
+
+    def get(self, texts: list[str]) -> Told:
+        """Of B texts; UserError for a text longer than `max_tokens`."""
+        self.prepare(texts)
+        rows = [self._read[text] for text in texts]
+        words = nn.utils.rnn.pad_sequence([words for words, _ in rows], batch_first=True)
+        length = torch.tensor([len(words) for words, _ in rows], device=words.device)
+        return Told(words, length, torch.stack([last for _, last in rows]))
+
+    @torch.no_grad()
+    def prepare(self, texts: list[str]) -> None:
+        """Read what `get` will be asked for, many texts in one pass."""
+        wanted = dict.fromkeys(texts)
+        missing = {text: tokens_of(self.llm, text, self.max_tokens) for text in wanted if text not in self._read}
+        for text in wanted:
+            if text not in missing:
+                self._read.move_to_end(text)
+        by_length = sorted(missing, key=lambda text: len(missing[text]))
+        for first in range(0, len(by_length), PREFIX_BATCH):
+            batch = by_length[first : first + PREFIX_BATCH]
+            for text, entry in zip(batch, compute_prefixes(self.llm, [missing[text] for text in batch]), strict=True):
+                values = entry.keys_values[1][self.layers]  # (L, H, P, D)
+                words = values.permute(2, 0, 1, 3).flatten(1).half()
+                self._read[text] = words, entry.last.float()
+                self._bytes += words.nbytes
+        while len(self._read) > len(wanted) and (self._bytes > self.max_bytes or len(self._read) > self.max_texts):
+            words, _ = self._read.popitem(last=False)[1]
+            self._bytes -= words.nbytes
+
+
+class Memory(NamedTuple):
+    """Keys and values of a row's earlier steps in every layer, (N, layers, heads, max_steps, size) each."""
+
+    keys: Tensor
+    values: Tensor
+    step: Tensor  # (N,) int64: how many there are
+
+
+class Block(nn.Module):
+    """Steps (B, T, width) look at earlier steps, at the instruction's words, at their picture's cells; then an MLP."""
+
+    def __init__(self, width: int, cell: int, dropout: float):
+        super().__init__()
+        self.norm_steps, self.norm_words, self.norm_cells, self.norm_mlp = (nn.LayerNorm(width) for _ in range(4))
+        self.steps, self.out_steps = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.ask_words, self.words, self.out_words = (nn.Linear(width, k * width) for k in (1, 2, 1))
+        self.ask_cells, self.out_cells = (nn.Linear(width, width) for _ in range(2))
+        self.cells = nn.Linear(cell, 2 * width, bias=False)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.drop = nn.Dropout(dropout)
+        for last in (self.out_steps, self.out_words, self.out_cells, self.mlp[2]):
+            nn.init.zeros_(last.bias)
+            with torch.no_grad():
+                last.weight.mul_(0.5)
+
+    def forward(
+        self, x: Tensor, words: Tensor, seen: Tensor, cells: Tensor, past: tuple[Tensor, Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """`words` (B, P, width), `seen` (B, P) bool, `cells` (B, T, C, cell); with `past` (keys, values, mask (N, S)
+        of a step's rows, T = 1) what is looked at instead of x itself, the step itself added by the caller's `store`.
+        Also this call's keys and values (B, heads, T, size)."""
+        query, key, value = _heads(self.steps(self.norm_steps(x)), 3)
+        if past is None:
+            mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        else:
+            keys, values, mask = past
+            keys, values = torch.cat([keys, key], 2), torch.cat([values, value], 2)
+            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)[:, None, None]
+            mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
+        x = x + self.drop(self.out_steps(_joined(mixed)))
+        (asked,) = _heads(self.ask_words(self.norm_words(x)), 1)
+        mixed = F.scaled_dot_product_attention(asked, *_heads(self.words(words), 2), attn_mask=seen[:, None, None])
+        x = x + self.drop(self.out_words(_joined(mixed)))
+        asked = self.ask_cells(self.norm_cells(x)).unflatten(-1, (HEADS, -1))  # (B, T, heads, size)
+        key_map, value_map = self.cells.weight.unflatten(0, (2, HEADS, -1)).unbind(0)  # (heads, size, cell)
+        # a step's question is carried over to its cells, and their mixture back: cheaper than maps of every cell
+        wanted = torch.einsum("bthd,hdc->bthc", asked, key_map) * asked.shape[-1] ** -0.5
+        share = (wanted @ cells.transpose(-1, -2)).softmax(-1)  # (B, T, heads, C)
+        told = torch.einsum("bthc,hdc->bthd", share @ cells, value_map)
+        x = x + self.drop(self.out_cells(told.flatten(2)))
+        return x + self.drop(self.mlp(self.norm_mlp(x))), key, value
+
+
+def _heads(joined: Tensor, parts: int) -> tuple[Tensor, ...]:
+    """(B, T, parts * width) as `parts` of (B, heads, T, size)."""
+    return joined.unflatten(-1, (parts, HEADS, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+
+
+def _joined(mixed: Tensor) -> Tensor:
+    return mixed.transpose(1, 2).flatten(2)
+
+
+class SkillFeatures(nn.Module):
+    """Adds to every skill's logit what is known of this very skill, times weights that depend on the step and the
+    skill's kind only: so what is learned of one object or place holds for all, also for those never shown, of which
+    nothing else is known."""
+
+    kinds: Tensor
+    FEATURES = 7
+    """In the picture, expected by the language model, never shown in training; done just before, done before, how
+    often, last of its kind."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.norm, self.gates = nn.LayerNorm(width), nn.Linear(width, len(KINDS) * self.FEATURES)
+        nn.init.zeros_(self.gates.weight)
+        bias = torch.zeros(len(KINDS), self.FEATURES)
+        bias[:, :2] = 1.0
+        self.gates.bias.data.copy_(bias.flatten())
+        kinds = torch.tensor([KINDS.index(action.kind) for action in ACTIONS])
+        self.register_buffer("kinds", kinds, persistent=False)
+
+    def history(self, previous: Tensor) -> Tensor:
+        """Four features (B, T, 70, 4) of previous actions (B, T)."""
+        steps = previous.shape[1]
+        just = F.one_hot(previous, NUM_ACTIONS + 1)[..., :NUM_ACTIONS].float()
+        when = torch.arange(1, steps + 1, device=previous.device)[:, None] * just
+        latest = when.cummax(1).values  # (B, T, 70): step of the last time, 0: never
+        of_kind = torch.stack(
+            [latest[..., self.kinds == kind].amax(-1) for kind in range(len(KINDS))], -1
+        )[..., self.kinds]  # fmt: skip
+        count = just.cumsum(1)
+        return torch.stack([just, count.clamp(max=1), count.log1p(), ((latest == of_kind) & (latest > 0)).float()], -1)
+
+    def forward(self, hidden: Tensor, known: Tensor) -> Tensor:
+        """(B, T, 70) from steps (B, T, width) and `known` (B, T, 70, FEATURES)."""
+        gates = self.gates(self.norm(hidden)).unflatten(-1, (len(KINDS), self.FEATURES))
+        return (gates[..., self.kinds, :] * known).sum(-1)
+
+
+class Words(nn.Module):
+    """What the language model kept of an instruction's tokens, (B, P, width)."""
+
+    def __init__(self, size: int, width: int):
+        super().__init__()
+        self.read = nn.Sequential(nn.LayerNorm(size), nn.Linear(size, width), nn.LayerNorm(width))
+        self.hide: tuple[float, torch.Generator] | None = None
+        """Share of an instruction's tokens, drawn from the generator, that cannot be looked up; never the last one."""
+
+    def forward(self, told: Told) -> tuple[Tensor, Tensor]:
+        """Words, and which of them may be looked at, bool (B, P)."""
+        slot = torch.arange(told.words.shape[1], device=told.words.device)
+        seen = slot < told.length[:, None]
+        if self.hide is not None:
+            share, generator = self.hide
+            hidden = torch.rand(seen.shape, generator=generator).to(seen.device) < share
+            seen = seen & ~(hidden & (slot < told.length[:, None] - 1))
+        return self.read(told.words.float()), seen
+
+
+class StepDecoder(nn.Module):
+    """All that is trained, float32."""
+
+    def __init__(
+        self, config: PolicyConfig, num_tokens: int, dim: int, value_size: int, words: Tensor,
+        named: tuple[Tensor, Tensor],
+    ):  # fmt: skip
+        """`value_size`: of `Told.words`; `words` (70, hidden): mean embeddings of the skills' words; `named`: what
+        `Expected` asks for."""
+        super().__init__()
+        width, hidden, self.temperature = config.decoder_width, words.shape[1], config.temperature
+        self.standardize = Standardize(num_tokens, dim)
+        self.read_cells = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, config.projector_hidden))
+        self.place = nn.Parameter(0.02 * torch.randn(num_tokens, config.projector_hidden))
+        self.tell = nn.Sequential(nn.GELU(), nn.Linear(config.projector_hidden, config.projector_hidden), nn.GELU())
+        self.picture = nn.Linear(config.projector_hidden, width)
+        self.reader = Words(value_size, width)
+        self.last = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, width))
+        self.previous_action = ActionEmbedding(words) if config.observe_previous_action else None
+        self.act_before = nn.Linear(hidden, width)
+        self.when = nn.Parameter(0.02 * torch.randn(config.max_steps, width))
+        self.prior = Expected(*named)
+        self.guess, self.sure = nn.Linear(hidden, width), nn.Linear(3, width)
+        sizes = width, config.projector_hidden, config.dropout
+        self.blocks = nn.ModuleList(Block(*sizes) for _ in range(config.decoder_layers))
+        self.glance = SkillNames(config.projector_hidden, words)
+        nn.init.zeros_(self.glance.project.weight)
+        nn.init.zeros_(self.glance.project.bias)
+        self.skills = SkillFeatures(width)
+        self.trunk = action_mlp(config, width)
+        by_name = config.head == "skill_names"
+        self.actor = SkillNames(width, words) if by_name else nn.Linear(config.action_hidden, NUM_ACTIONS)
+        last: Any = self.actor.project if isinstance(self.actor, SkillNames) else self.actor
+        nn.init.orthogonal_(last.weight, 0.1)
+        nn.init.zeros_(last.bias)
+        self.critic = nn.Linear(config.action_hidden, 1)
+        nn.init.zeros_(self.critic.bias)
+
+    def forward(
+        self,
+        told: Told,
+        features: Tensor,
+        previous: Tensor,
+        unknown: Tensor | None = None,
+        memory: Memory | None = None,
+        history: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
+        """Logits (B, T, 70), values (B, T) and each layer's keys and values of these steps.
+
+        `features` (B, T, num_tokens, dim), `previous` (B, T) actions; `unknown` (B, 70) bool: picks to be treated as
+        those that training never shows. One step of rows with a `memory` has `history` (B, 1, 70, 4) instead.
+        """
+        telling = self.tell(self.read_cells(self.standardize(features.float())) + self.place)  # (B, T, C, hidden)
+        strongest = telling.amax(-2)
+        novel = self.novel(len(previous), unknown)
+        glance = self.glance(strongest).masked_fill(novel[:, None], 0.0)
+        ratios = self.prior.log_ratios(told.last)  # (B, categories)
+        share = ratios.softmax(-1)
+        expected = torch.zeros_like(novel, dtype=torch.float32).index_copy(1, self.prior.picks, ratios)
+        doubt = -(share * share.clamp_min(1e-9).log()).sum(-1)
+        never = (share * novel[:, self.prior.picks]).sum(-1)
+        sure = self.sure(torch.stack([never, doubt, share.amax(-1)], -1))
+        guess = self.guess(F.normalize(share @ self.prior.words, dim=-1) * self.prior.words.shape[1] ** 0.5)
+        x = self.picture(strongest) + (self.last(told.last) + sure + guess)[:, None]
+        if self.previous_action is not None:
+            x = x + self.act_before(self.previous_action(previous) * 4)
+        at = torch.arange(x.shape[1], device=x.device)[None] if memory is None else memory.step[:, None]
+        x = x + self.when[at]
+        words, seen = self.reader(told)
+        made: list[tuple[Tensor, Tensor]] = []
+        for layer, block in enumerate(self.blocks):
+            past = None
+            if memory is not None:
+                before = torch.arange(memory.keys.shape[3], device=x.device) < memory.step[:, None]
+                past = memory.keys[:, layer], memory.values[:, layer], before
+            x, key, value = block(x, words, seen, telling, past)
+            made.append((key, value))
+        if history is None:
+            history = self.skills.history(previous)
+        told_now = torch.stack([part[:, None].expand_as(glance) for part in (expected, novel.float())], -1)
+        trunk = self.trunk(x)
+        logits = self.actor(x if isinstance(self.actor, SkillNames) else trunk).masked_fill(novel[:, None], 0.0)
+        logits = logits + self.skills(x, torch.cat([glance[..., None], told_now, history], -1))
+        return logits / self.temperature, self.critic(trunk)[..., 0], made
+
+    def novel(self, rows: int, unknown: Tensor | None) -> Tensor:
+        """Which skills pick up what training never shows, bool (B, 70)."""
+        never = torch.zeros(NUM_ACTIONS, dtype=torch.bool, device=self.place.device)
+        never[NOVEL_PICKS] = True
+        return never.expand(rows, -1) if unknown is None else never | unknown
+
+
+class EncoderDecoderPolicy(LLaRPPolicy):
+    """The LLaRP policy with the language model as encoder of the instruction and a trained transformer for the steps.
+
+    State (N worlds): keys, values (N, layers, heads, max_steps, size), words, length, last as in `Told`, step (N,),
+    features and previous actions as in `LLaRPPolicy`.
+    """
+
+    variant: Variant = "encoder_decoder"
+    pads = True
+
+    @property
+    def unknown_steps(self) -> int:  # type: ignore[override]
+        return self.config.max_steps
+
+    def _make_heads(self, words: Tensor) -> StepDecoder:
+        return StepDecoder(
+            self.config, self.vision.num_tokens, self.vision.dim, self._words_size, words, self._named()
+        )
+
+    @property
+    def _words_size(self) -> int:
+        """Numbers that are kept of a token: its values in the layers that are read."""
+        return len(read_layers(self.llm)) * self._value_size()
+
+    def _make_cache(self, max_bytes: int) -> Readings:
+        return Readings(self.llm, self.config.max_instruction_tokens, max_bytes)
+
+    def initial_state(self, num_envs: int) -> State:
+        config, device = self.config, self.device
+        size = config.decoder_width // HEADS
+        keys = torch.zeros(num_envs, config.decoder_layers, HEADS, config.max_steps, size, device=device)
+        features = torch.zeros(num_envs, config.max_steps, self.vision.num_tokens, self.vision.dim, device=device)
+        words = torch.zeros(num_envs, config.max_instruction_tokens, self._words_size, device=device)
+        return {
+            "keys": keys,
+            "values": keys.clone(),
+            "words": words.half(),
+            "length": torch.ones(num_envs, dtype=torch.int64, device=device),
+            "last": torch.zeros(num_envs, self.llm.hidden_size, device=device),
+            "step": torch.zeros(num_envs, dtype=torch.int64, device=device),
+            "features": features.half(),
+            "previous_action": torch.full((num_envs, config.max_steps + 1), NO_ACTION, device=device),
+        }
+
+    @torch.no_grad()
+    def act(
+        self,
+        obs: dict[str, Any],
+        state: State,
+        episode_start: Tensor,
+        deterministic: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor, State]:
+        features = obs["features"] if "features" in obs else self.encode(torch.as_tensor(obs["rgb"]))
+        starting = torch.as_tensor(episode_start, device=self.device).nonzero().flatten()
+        if len(starting):
+            told = self.instructions.get(self._texts(obs, starting))
+            state["words"][starting, : told.words.shape[1]] = told.words
+            state["length"][starting], state["last"][starting] = told.length, told.last
+            state["step"][starting] = 0
+            state["previous_action"][starting] = NO_ACTION
+        rows, step = torch.arange(len(features), device=self.device), state["step"].clone()
+        state["features"][rows, step] = features.to(state["features"].dtype)
+        logits, value = self._step(state, rows, step, features)
+        action, log_prob = sample(logits, deterministic, generator)
+        state["previous_action"][rows, step + 1] = action
+        state["step"] += 1
+        return action, log_prob, value, state
+
+    def _step(self, state: State, rows: Tensor, step: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (N, 70) and values (N,) of the rows' step `step`, whose keys and values go into the state."""
+        previous = state["previous_action"][:, : int(step.max()) + 1]
+        past = torch.arange(previous.shape[1], device=self.device) <= step[:, None]
+        history = self.heads.skills.history(previous.masked_fill(~past, NO_ACTION))
+        # what comes behind a row's own step is no action: the last column says what its step's would
+        just = F.one_hot(previous[rows, step], NUM_ACTIONS + 1)[:, :NUM_ACTIONS].float()
+        history = history[:, -1:].clone()
+        history[:, 0, :, 0] = just
+        memory = Memory(state["keys"], state["values"], step)
+        longest = int(state["length"].max())
+        told = Told(state["words"][:, :longest], state["length"], state["last"])
+        previous = previous[rows, step][:, None]
+        logits, value, made = self.heads(told, features[:, None], previous, None, memory, history)
+        for layer, (key, new) in enumerate(made):
+            state["keys"][rows, layer, :, step] = key[:, :, 0]
+            state["values"][rows, layer, :, step] = new[:, :, 0]
+        return logits[:, 0], value[:, 0]
+
+    def action_logits(self, batch: SegmentBatch) -> tuple[Tensor, Tensor]:
+        told = self.instructions.get([self._prompt(self.instruction_text(i)) for i in batch.instruction_id.tolist()])
+        return self.heads(told, batch.features, batch.previous_action, batch.unknown)[:2]
+
+    @torch.no_grad()
+    def refresh_state(self, state: State) -> State:
+        rows = torch.arange(len(state["step"]), device=self.device)
+        done = state["step"].clone()
+        for t in range(int(done.max())):  # rows that are not so far write what their own next step overwrites
+            self._step(state, rows, torch.full_like(done, t), state["features"][:, t].float())
+        return state
+
+    def describe(self) -> str:
+        return f"{super().describe()} | a trained decoder acts: the llm reads instructions only"

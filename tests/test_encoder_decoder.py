@@ -1,0 +1,184 @@
+"""The trained decoder over what the frozen language model reads: what it looks at; demonstrations of the unknown."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from test_baselines import build, config  # noqa: F401 (a fixture)
+from test_bc import RecurrentPolicy
+from torch import Tensor
+from torch.nn import functional as F
+
+from llarp.errors import UserError
+from llarp.policy.base import NO_ACTION, SegmentBatch
+from llarp.policy.encoder_decoder import Block, EncoderDecoderPolicy, SkillFeatures, Told, Words
+from llarp.rl.bc import Cloner
+from llarp.rl.config import BCConfig
+from llarp.rl.unknown import as_unknown
+from llarp.tasks.actions import ACTION_INDEX, NOVEL_PICKS
+
+NAME = "encoder_decoder_skill_names"
+STEPS = 6
+
+
+def some_steps(policy: EncoderDecoderPolicy, rows: int = 3) -> SegmentBatch:
+    generator = torch.Generator().manual_seed(3)
+    shape = rows, STEPS, policy.vision.num_tokens, policy.vision.dim
+    action = torch.randint(70, (rows, STEPS), generator=generator)
+    previous = F.pad(action, (1, -1), value=NO_ACTION)
+    features = policy.heads.standardize.mean + torch.randn(shape, generator=generator)
+    return SegmentBatch(torch.arange(rows), features, previous, action, torch.ones(rows, STEPS, dtype=torch.bool))
+
+
+def test_cells_are_attended_to_as_by_maps_of_every_cell():
+    """The question carried over to the cells gives what keys and values of all cells would."""
+    torch.manual_seed(0)
+    block = Block(16, 24, 0.0)
+    x, words, cells = torch.randn(2, 3, 16), torch.randn(2, 4, 16), torch.randn(2, 3, 5, 24)
+    seen = torch.ones(2, 4, dtype=torch.bool)
+    with torch.no_grad():
+        block.out_words.weight.zero_()
+        block.out_steps.weight.zero_()
+        block.mlp[2].weight.zero_()
+    asked = block.ask_cells(block.norm_cells(x)).unflatten(-1, (8, -1))
+    keys, values = block.cells(cells).unflatten(-1, (2, 8, -1)).unbind(-3)  # (B, T, C, heads, size)
+    mixed = F.scaled_dot_product_attention(
+        asked[:, :, :, None], keys.transpose(2, 3), values.transpose(2, 3)
+    )  # (B, T, heads, 1, size)
+    wanted = x + block.out_cells(mixed.flatten(2))
+    torch.testing.assert_close(block(x, words, seen, cells)[0], wanted)
+
+
+def test_what_was_done_before_is_told_of_every_skill():
+    skills = SkillFeatures(8)
+    here, there, take = (ACTION_INDEX[name] for name in ("nav(sink)", "nav(sofa)", "pick(apple)"))
+    previous = torch.tensor([[NO_ACTION, here, there, take, here]])
+    just, ever, often, latest = skills.history(previous)[0].unbind(-1)  # (T, 70) each
+    assert not just[0].any() and not ever[0].any() and not latest[0].any()
+    assert just[4].nonzero().flatten().tolist() == [here]
+    assert set(ever[4].nonzero().flatten().tolist()) == {here, there, take}
+    torch.testing.assert_close(often[4, here].exp(), torch.tensor(3.0))  # log (1 + twice)
+    assert set(latest[3].nonzero().flatten().tolist()) == {there, take}
+    assert set(latest[4].nonzero().flatten().tolist()) == {here, take}
+
+
+def test_hidden_words_are_other_each_time_and_never_the_last():
+    torch.manual_seed(0)
+    words = Words(4, 8)
+    told = Told(torch.randn(50, 6, 4).half(), torch.tensor([6, 3] * 25), torch.randn(50, 5))
+    plain = words(told)[1]
+    assert plain.sum(1).tolist() == told.length.tolist()
+    words.hide = 0.5, torch.Generator().manual_seed(1)
+    seen = words(told)[1]
+    assert not (seen & ~plain).any() and seen.sum() < 0.75 * plain.sum()
+    assert seen[torch.arange(50), told.length - 1].all()
+
+
+def test_looks_of_what_training_never_shows_are_not_asked(config):  # noqa: F811
+    """Beside the actor's, the logits of held-out picks have nothing of the picture; `unknown` does so for others."""
+    policy = build(config, NAME)
+    assert isinstance(policy, EncoderDecoderPolicy)
+    batch = some_steps(policy)
+    seen: list[Tensor] = []
+    policy.heads.skills.register_forward_hook(lambda module, given, out: seen.append(given[1].detach()))
+    hammer, apple = ACTION_INDEX["pick(hammer)"], ACTION_INDEX["pick(apple)"]
+    unknown = torch.zeros(3, 70, dtype=torch.bool)
+    unknown[1, hammer] = True
+    plain = policy.action_logits(batch)[0]
+    marked = policy.action_logits(replace(batch, unknown=unknown))[0]
+    in_picture = [known[..., 0] for known in seen]
+    assert all(not looks[..., NOVEL_PICKS].any() for looks in in_picture)
+    assert in_picture[0][..., [hammer, apple]].all()
+    assert not in_picture[1][1, :, hammer].any() and in_picture[1][1, :, apple].all()
+    torch.testing.assert_close(plain[[0, 2]], marked[[0, 2]])
+    assert (plain[1] - marked[1]).abs().max() > 1e-3
+
+
+def test_only_cloning_drops_units(config):  # noqa: F811
+    policy = build(config, "encoder_decoder")
+    batch = some_steps(policy)
+    assert not policy.training and torch.equal(policy.action_logits(batch)[0], policy.action_logits(batch)[0])
+    policy.train()
+    assert not torch.equal(policy.action_logits(batch)[0], policy.action_logits(batch)[0])
+
+
+def test_readings_make_room_for_the_latest(config):  # noqa: F811
+    policy = build(config, NAME)
+    readings = policy.instructions
+    readings.limit(2)
+    before = readings.get(["one apple", "two pears", "a ball"])
+    assert len(before.length) == 3 and len(readings._read) == 3  # all that are asked for together
+    again = readings.get(["a ball", "one apple"])
+    assert list(readings._read) == ["a ball", "one apple"]
+    assert readings._bytes == sum(words.nbytes for words, _ in readings._read.values())
+    torch.testing.assert_close(again.last, before.last[[2, 0]])
+    with pytest.raises(UserError, match="max_instruction_tokens"):
+        readings.get(["word " * 100])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"decoder_width": 20},
+        {"dropout": 1.0},
+        {"decoder_layers": 0},
+        {"lora_rank": 2},
+        {"llm_weights": "random"},
+        {"word_prior": True},
+        {"resampler": "cells"},
+        {"tensor_parallel": 2},
+    ],
+)
+def test_what_cannot_be_is_refused(config, wrong):  # noqa: F811
+    with pytest.raises(UserError, match=r"policy\.\w+"):
+        build(replace(config, kind="encoder_decoder", **wrong))
+
+
+# -- demonstrations of the unknown -------------------------------------------------------------------------------------
+
+
+def played(*names: str, done: dict[int, str] | None = None) -> SegmentBatch:
+    """One episode whose labels are `names`; `done`: what was done instead, by step."""
+    label = torch.tensor([[ACTION_INDEX[name] for name in names]])
+    action = label.clone()
+    for step, name in (done or {}).items():
+        action[0, step] = ACTION_INDEX[name]
+    features = torch.arange(len(names)).float().view(1, -1, 1, 1)
+    valid = torch.ones_like(label, dtype=torch.bool)
+    return SegmentBatch(torch.zeros(1, dtype=torch.int64), features, F.pad(action, (1, -1), value=70), label, valid)
+
+
+SEARCH = ("nav(sink)", "nav(sofa)", "pick(apple)", "nav(sink)", "place(sink)")
+ALL = torch.ones(1, dtype=torch.bool)
+
+
+def test_the_unknown_is_reached_for_where_it_might_be():
+    unknown = as_unknown(played(*SEARCH), ALL, 32)
+    labels = [ACTION_INDEX[n] for n in ("nav(sink)", "pick(apple)", *SEARCH[1:])]
+    assert unknown.action[0].tolist() == labels and unknown.valid.all()
+    assert unknown.previous_action[0].tolist() == [70, *labels[:-1]]
+    assert unknown.features.flatten().tolist() == [0, 1, 1, 2, 3, 4]  # the reach changed nothing
+    assert unknown.unknown is not None
+    assert unknown.unknown[0].nonzero().flatten().tolist() == [ACTION_INDEX["pick(apple)"]]
+
+
+def test_no_reach_after_a_mistake_that_moved_nothing_or_with_a_full_hand():
+    slipped = played("nav(sink)", "nav(sofa)", "nav(sofa)", *SEARCH[2:], done={1: "pick(ball)"})
+    unknown = as_unknown(slipped, ALL, 32)
+    assert [int(a) for a in unknown.action[0]].count(ACTION_INDEX["pick(apple)"]) == 2  # at the sink once, at the sofa
+    assert unknown.previous_action[0, 3] == ACTION_INDEX["pick(ball)"]  # what was really done stays told
+
+
+def test_other_rows_and_what_gets_too_long_stay():
+    batch = played(*SEARCH)
+    for same in (as_unknown(batch, ~ALL, 32), as_unknown(batch, ALL, 5)):
+        assert same.unknown is not None and not same.unknown.any()
+        for name in ("action", "previous_action", "features", "valid"):
+            assert torch.equal(getattr(same, name), getattr(batch, name))
+
+
+def test_unknown_share_needs_a_policy_that_knows_of_it():
+    with pytest.raises(UserError, match="encoder_decoder"):
+        Cloner(RecurrentPolicy(), BCConfig(unknown_share=0.1), seed=0)
