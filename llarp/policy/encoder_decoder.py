@@ -274,7 +274,7 @@ class StepDecoder(nn.Module):
         if self.previous_action is not None:
             x = x + self.act_before(self.previous_action(previous) * 4)
         at = torch.arange(x.shape[1], device=x.device)[None] if memory is None else memory.step[:, None]
-        x = x + self.when[at]
+        x = x + self.when[at.clamp(max=len(self.when) - 1)]  # only padding lies farther out
         words, seen = self.reader(told)
         made: list[tuple[Tensor, Tensor]] = []
         for layer, block in enumerate(self.blocks):
