@@ -394,9 +394,9 @@ def test_text_features_do_not_depend_on_company(config):
     for text, row in zip(TEXTS, together, strict=True):
         other = build(config, "lstm")
         torch.testing.assert_close(other.instructions.get([text + AFTER])[0], row, atol=1e-5, rtol=1e-5)
-    policy.instructions.limit(2)
+    policy.instructions.max_bytes = 2 * row.nbytes
     kept: Tensor = policy.instructions.get(["a", "b", "c"])
-    assert len(kept) == 3 and len(policy.instructions.get(["d"])) == 1 and len(policy.instructions._features) == 2
+    assert len(kept) == 3 and len(policy.instructions.get(["d"])) == 1 and len(policy.instructions._kept) == 2
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from llarp.errors import UserError
 from llarp.policy.base import NO_ACTION, SegmentBatch
-from llarp.policy.encoder_decoder import Block, EncoderDecoderPolicy, SkillFeatures, Told, Words
+from llarp.policy.encoder_decoder import Block, EncoderDecoderPolicy, SkillFeatures, Told, WordReader
 from llarp.rl.bc import Cloner
 from llarp.rl.config import BCConfig
 from llarp.rl.unknown import as_unknown
@@ -66,7 +66,7 @@ def test_what_was_done_before_is_told_of_every_skill():
 
 def test_hidden_words_are_other_each_time_and_never_the_last():
     torch.manual_seed(0)
-    words = Words(4, 8)
+    words = WordReader(4, 8)
     told = Told(torch.randn(50, 6, 4).half(), torch.tensor([6, 3] * 25), torch.randn(50, 5))
     plain = words(told)[1]
     assert plain.sum(1).tolist() == told.length.tolist()
@@ -99,6 +99,9 @@ def test_looks_of_what_training_never_shows_are_not_asked(config):  # noqa: F811
 def test_only_cloning_drops_units(config):  # noqa: F811
     policy = build(config, "encoder_decoder")
     batch = some_steps(policy)
+    policy.train()
+    assert policy.heads.training and not any(m.training for part in (policy.llm, policy.vision) for m in part.modules())
+    policy.eval()
     assert not policy.training and torch.equal(policy.action_logits(batch)[0], policy.action_logits(batch)[0])
     policy.train()
     assert not torch.equal(policy.action_logits(batch)[0], policy.action_logits(batch)[0])
@@ -107,12 +110,12 @@ def test_only_cloning_drops_units(config):  # noqa: F811
 def test_readings_make_room_for_the_latest(config):  # noqa: F811
     policy = build(config, NAME)
     readings = policy.instructions
-    readings.limit(2)
+    readings.max_bytes = 1
     before = readings.get(["one apple", "two pears", "a ball"])
-    assert len(before.length) == 3 and len(readings._read) == 3  # all that are asked for together
+    assert len(before.length) == 3 and len(readings._kept) == 3  # all that are asked for together
     again = readings.get(["a ball", "one apple"])
-    assert list(readings._read) == ["a ball", "one apple"]
-    assert readings._bytes == sum(words.nbytes for words, _ in readings._read.values())
+    assert list(readings._kept) == ["a ball", "one apple"]
+    assert readings._bytes == sum(part.nbytes for parts in readings._kept.values() for part in parts)
     torch.testing.assert_close(again.last, before.last[[2, 0]])
     with pytest.raises(UserError, match="max_instruction_tokens"):
         readings.get(["word " * 100])

@@ -7,7 +7,6 @@ size nothing is left in a step, so that the same minutes teach from many times t
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import Any, NamedTuple
 
 import torch
@@ -16,18 +15,20 @@ from torch.nn import functional as F
 
 from llarp.tasks.actions import ACTIONS, NOVEL_PICKS, NUM_ACTIONS
 
-from .base import NO_ACTION, SegmentBatch, State, sample
+from .base import SegmentBatch, State
 from .config import PolicyConfig, Variant
-from .context import PREFIX_BATCH, compute_prefixes, tokens_of
+from .context import compute_prefixes
 from .heads import Standardize, action_mlp
 from .llm import FrozenLLM
-from .policy import LLaRPPolicy
+from .read_once import Readings, ReadOncePolicy
 from .skill_names import SkillNames
 from .word_prior import ActionEmbedding, Expected
 
 HEADS = 8
 READ_LAYERS = 10
 """Of so many of the language model's layers, evenly spaced, the last among them, the values are read."""
+EMBEDDING_SCALE = 4.0
+"""Word embeddings are shorter than what else is added up to a step."""
 KINDS = sorted({action.kind for action in ACTIONS})
 
 
@@ -44,47 +45,19 @@ class Told(NamedTuple):
     last: Tensor  # (B, hidden) float32: last hidden state
 
 
-class Readings:
-    """What `Told` holds of single texts, each read once; the oldest make room."""
+class Words(Readings):
+    """`Told` of instructions."""
 
-    def __init__(self, llm: FrozenLLM, max_tokens: int, max_bytes: int):
-        self.llm, self.max_tokens = llm, max_tokens
-        self.layers = read_layers(llm).to(llm.device)
-        self.max_bytes, self.max_texts = max_bytes, 1 << 62
-        self._bytes = 0
-        self._read: OrderedDict[str, tuple[Tensor, Tensor]] = OrderedDict()
-
-    def limit(self, texts: int) -> None:
-        """Keep no more than so many from now on."""
-        self.max_texts = max(1, texts)
+    def read(self, ids: list[list[int]]) -> list[tuple[Tensor, ...]]:
+        layers = read_layers(self.llm).to(self.llm.device)
+        entries = compute_prefixes(self.llm, ids)
+        # (L, H, P, D) of a text -> (P, L * H * D)
+        return [(e.keys_values[1][layers].permute(2, 0, 1, 3).flatten(1).half(), e.last.float()) for e in entries]
 
     def get(self, texts: list[str]) -> Told:
-        """Of B texts; UserError for a text longer than `max_tokens`."""
-        self.prepare(texts)
-        rows = [self._read[text] for text in texts]
-        words = nn.utils.rnn.pad_sequence([words for words, _ in rows], batch_first=True)
-        length = torch.tensor([len(words) for words, _ in rows], device=words.device)
-        return Told(words, length, torch.stack([last for _, last in rows]))
-
-    @torch.no_grad()
-    def prepare(self, texts: list[str]) -> None:
-        """Read what `get` will be asked for, many texts in one pass."""
-        wanted = dict.fromkeys(texts)
-        missing = {text: tokens_of(self.llm, text, self.max_tokens) for text in wanted if text not in self._read}
-        for text in wanted:
-            if text not in missing:
-                self._read.move_to_end(text)
-        by_length = sorted(missing, key=lambda text: len(missing[text]))
-        for first in range(0, len(by_length), PREFIX_BATCH):
-            batch = by_length[first : first + PREFIX_BATCH]
-            for text, entry in zip(batch, compute_prefixes(self.llm, [missing[text] for text in batch]), strict=True):
-                values = entry.keys_values[1][self.layers]  # (L, H, P, D)
-                words = values.permute(2, 0, 1, 3).flatten(1).half()
-                self._read[text] = words, entry.last.float()
-                self._bytes += words.nbytes
-        while len(self._read) > len(wanted) and (self._bytes > self.max_bytes or len(self._read) > self.max_texts):
-            words, _ = self._read.popitem(last=False)[1]
-            self._bytes -= words.nbytes
+        words, last = self._of(texts)
+        length = torch.tensor(list(map(len, words)), device=self.llm.device)
+        return Told(nn.utils.rnn.pad_sequence(words, batch_first=True), length, torch.stack(last))
 
 
 class Memory(NamedTuple):
@@ -115,9 +88,8 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, words: Tensor, seen: Tensor, cells: Tensor, past: tuple[Tensor, Tensor, Tensor] | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """`words` (B, P, width), `seen` (B, P) bool, `cells` (B, T, C, cell); with `past` (keys, values, mask (N, S)
-        of a step's rows, T = 1) what is looked at instead of x itself, the step itself added by the caller's `store`.
-        Also this call's keys and values (B, heads, T, size)."""
+        """`words` (B, P, width), `seen` (B, P) bool, `cells` (B, T, C, cell); `past`: keys, values and mask (B, S) of
+        the steps before, where x is one step (T = 1). Also this call's keys and values (B, heads, T, size)."""
         query, key, value = _heads(self.steps(self.norm_steps(x)), 3)
         if past is None:
             mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
@@ -187,7 +159,7 @@ class SkillFeatures(nn.Module):
         return (gates[..., self.kinds, :] * known).sum(-1)
 
 
-class Words(nn.Module):
+class WordReader(nn.Module):
     """What the language model kept of an instruction's tokens, (B, P, width)."""
 
     def __init__(self, size: int, width: int):
@@ -223,7 +195,7 @@ class StepDecoder(nn.Module):
         self.place = nn.Parameter(0.02 * torch.randn(num_tokens, config.projector_hidden))
         self.tell = nn.Sequential(nn.GELU(), nn.Linear(config.projector_hidden, config.projector_hidden), nn.GELU())
         self.picture = nn.Linear(config.projector_hidden, width)
-        self.reader = Words(value_size, width)
+        self.reader = WordReader(value_size, width)
         self.last = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, width))
         self.previous_action = ActionEmbedding(words) if config.observe_previous_action else None
         self.act_before = nn.Linear(hidden, width)
@@ -272,7 +244,7 @@ class StepDecoder(nn.Module):
         guess = self.guess(F.normalize(share @ self.prior.words, dim=-1) * self.prior.words.shape[1] ** 0.5)
         x = self.picture(strongest) + (self.last(told.last) + sure + guess)[:, None]
         if self.previous_action is not None:
-            x = x + self.act_before(self.previous_action(previous) * 4)
+            x = x + self.act_before(EMBEDDING_SCALE * self.previous_action(previous))
         at = torch.arange(x.shape[1], device=x.device)[None] if memory is None else memory.step[:, None]
         x = x + self.when[at.clamp(max=len(self.when) - 1)]  # only padding lies farther out
         words, seen = self.reader(told)
@@ -299,104 +271,69 @@ class StepDecoder(nn.Module):
         return never.expand(rows, -1) if unknown is None else never | unknown
 
 
-class EncoderDecoderPolicy(LLaRPPolicy):
+class EncoderDecoderPolicy(ReadOncePolicy):
     """The LLaRP policy with the language model as encoder of the instruction and a trained transformer for the steps.
 
-    State (N worlds): keys, values (N, layers, heads, max_steps, size), words, length, last as in `Told`, step (N,),
-    features and previous actions as in `LLaRPPolicy`.
+    State (N worlds), beside what `ReadOncePolicy` has: keys, values (N, layers, heads, max_steps, size) of earlier
+    steps; words, length, last as in `Told`.
     """
 
     variant: Variant = "encoder_decoder"
-    pads = True
 
     @property
     def unknown_steps(self) -> int:  # type: ignore[override]
         return self.config.max_steps
 
     def _make_heads(self, words: Tensor) -> StepDecoder:
-        return StepDecoder(
-            self.config, self.vision.num_tokens, self.vision.dim, self._words_size, words, self._named()
-        )
+        sizes = self.vision.num_tokens, self.vision.dim, self._words_size
+        return StepDecoder(self.config, *sizes, words, self._named())
 
     @property
     def _words_size(self) -> int:
         """Numbers that are kept of a token: its values in the layers that are read."""
         return len(read_layers(self.llm)) * self._value_size()
 
-    def _make_cache(self, max_bytes: int) -> Readings:
-        return Readings(self.llm, self.config.max_instruction_tokens, max_bytes)
+    def _make_cache(self, max_bytes: int) -> Words:
+        return Words(self.llm, self.config.max_instruction_tokens, max_bytes)
 
     def initial_state(self, num_envs: int) -> State:
         config, device = self.config, self.device
         size = config.decoder_width // HEADS
         keys = torch.zeros(num_envs, config.decoder_layers, HEADS, config.max_steps, size, device=device)
-        features = torch.zeros(num_envs, config.max_steps, self.vision.num_tokens, self.vision.dim, device=device)
         words = torch.zeros(num_envs, config.max_instruction_tokens, self._words_size, device=device)
-        return {
+        return super().initial_state(num_envs) | {
             "keys": keys,
             "values": keys.clone(),
             "words": words.half(),
             "length": torch.ones(num_envs, dtype=torch.int64, device=device),
             "last": torch.zeros(num_envs, self.llm.hidden_size, device=device),
-            "step": torch.zeros(num_envs, dtype=torch.int64, device=device),
-            "features": features.half(),
-            "previous_action": torch.full((num_envs, config.max_steps + 1), NO_ACTION, device=device),
         }
 
-    @torch.no_grad()
-    def act(
-        self,
-        obs: dict[str, Any],
-        state: State,
-        episode_start: Tensor,
-        deterministic: bool = False,
-        generator: torch.Generator | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor, State]:
-        features = obs["features"] if "features" in obs else self.encode(torch.as_tensor(obs["rgb"]))
-        starting = torch.as_tensor(episode_start, device=self.device).nonzero().flatten()
-        if len(starting):
-            told = self.instructions.get(self._texts(obs, starting))
-            state["words"][starting, : told.words.shape[1]] = told.words
-            state["length"][starting], state["last"][starting] = told.length, told.last
-            state["step"][starting] = 0
-            state["previous_action"][starting] = NO_ACTION
-        rows, step = torch.arange(len(features), device=self.device), state["step"].clone()
-        state["features"][rows, step] = features.to(state["features"].dtype)
-        logits, value = self._step(state, rows, step, features)
-        action, log_prob = sample(logits, deterministic, generator)
-        state["previous_action"][rows, step + 1] = action
-        state["step"] += 1
-        return action, log_prob, value, state
+    def _start(self, state: State, rows: Tensor, read: Told) -> None:
+        state["words"][rows, : read.words.shape[1]] = read.words
+        state["length"][rows], state["last"][rows] = read.length, read.last
 
-    def _step(self, state: State, rows: Tensor, step: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (N, 70) and values (N,) of the rows' step `step`, whose keys and values go into the state."""
+    def _step(self, state: State, step: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+        rows = torch.arange(len(step), device=self.device)
         previous = state["previous_action"][:, : int(step.max()) + 1]
-        past = torch.arange(previous.shape[1], device=self.device) <= step[:, None]
-        history = self.heads.skills.history(previous.masked_fill(~past, NO_ACTION))
-        # what comes behind a row's own step is no action: the last column says what its step's would
-        just = F.one_hot(previous[rows, step], NUM_ACTIONS + 1)[:, :NUM_ACTIONS].float()
-        history = history[:, -1:].clone()
-        history[:, 0, :, 0] = just
+        history = self.heads.skills.history(previous)[rows, step]  # what stands behind a row's step is not in it
+        told = Told(state["words"][:, : int(state["length"].max())], state["length"], state["last"])
         memory = Memory(state["keys"], state["values"], step)
-        longest = int(state["length"].max())
-        told = Told(state["words"][:, :longest], state["length"], state["last"])
-        previous = previous[rows, step][:, None]
-        logits, value, made = self.heads(told, features[:, None], previous, None, memory, history)
+        now = features[:, None], previous[rows, step][:, None]
+        logits, value, made = self.heads(told, *now, memory=memory, history=history[:, None])
         for layer, (key, new) in enumerate(made):
             state["keys"][rows, layer, :, step] = key[:, :, 0]
             state["values"][rows, layer, :, step] = new[:, :, 0]
         return logits[:, 0], value[:, 0]
 
     def action_logits(self, batch: SegmentBatch) -> tuple[Tensor, Tensor]:
-        told = self.instructions.get([self._prompt(self.instruction_text(i)) for i in batch.instruction_id.tolist()])
+        told = self._readings_of(batch)
         return self.heads(told, batch.features, batch.previous_action, batch.unknown)[:2]
 
     @torch.no_grad()
     def refresh_state(self, state: State) -> State:
-        rows = torch.arange(len(state["step"]), device=self.device)
-        done = state["step"].clone()
-        for t in range(int(done.max())):  # rows that are not so far write what their own next step overwrites
-            self._step(state, rows, torch.full_like(done, t), state["features"][:, t].float())
+        for t in range(int(state["step"].max())):  # what rows not so far write here, their own next step overwrites
+            self._step(state, torch.full_like(state["step"], t), state["features"][:, t])
         return state
 
     def describe(self) -> str:

@@ -2,57 +2,30 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from llarp.tasks.actions import NUM_ACTIONS
 
-from .base import NO_ACTION, SegmentBatch, State, sample
+from .base import SegmentBatch, State
 from .config import PolicyConfig, Variant
-from .context import PREFIX_BATCH, read_padded, tokens_of
+from .context import read_padded
 from .heads import Standardize, action_mlp, picture_mlp
-from .llm import FrozenLLM
-from .policy import LLaRPPolicy
+from .read_once import Readings, ReadOncePolicy
 from .skill_names import SkillNames
 
 
-class TextFeatures:
-    """Mean and last of the language model's last hidden states of prompts, (2 * hidden,) each, computed once."""
+class TextFeatures(Readings):
+    """Mean and last of the language model's last hidden states of prompts, (2 * hidden,) each."""
 
-    def __init__(self, llm: FrozenLLM, max_tokens: int, max_bytes: int):
-        self.llm, self.max_tokens = llm, max_tokens
-        self.max_texts = max(1, max_bytes // (8 * llm.hidden_size))
-        self._features: OrderedDict[str, Tensor] = OrderedDict()
-
-    def limit(self, texts: int) -> None:
-        """Keep no more than so many from now on."""
-        self.max_texts = max(1, texts)
+    def read(self, ids: list[list[int]]) -> list[tuple[Tensor, ...]]:
+        hidden, _ = read_padded(self.llm, ids)
+        shown = (row[: len(tokens)] for row, tokens in zip(hidden.float(), ids, strict=True))
+        return [(torch.cat([row.mean(0), row[-1]]),) for row in shown]
 
     def get(self, texts: list[str]) -> Tensor:
-        """Features (len(texts), 2 * hidden) float32; UserError for a text longer than `max_tokens`."""
-        self.prepare(texts)
-        return torch.stack([self._features[text] for text in texts])
-
-    @torch.no_grad()
-    def prepare(self, texts: list[str]) -> None:
-        """Compute what `get` will be asked for, many texts in one pass, the oldest making room."""
-        wanted = dict.fromkeys(texts)
-        missing = {text: tokens_of(self.llm, text, self.max_tokens) for text in wanted if text not in self._features}
-        for text in wanted:
-            if text not in missing:
-                self._features.move_to_end(text)
-        by_length = sorted(missing, key=lambda text: len(missing[text]))
-        for first in range(0, len(by_length), PREFIX_BATCH):
-            batch = by_length[first : first + PREFIX_BATCH]
-            hidden, _ = read_padded(self.llm, [missing[text] for text in batch])
-            for text, row in zip(batch, hidden.float(), strict=True):
-                row = row[: len(missing[text])]
-                self._features[text] = torch.cat([row.mean(0), row[-1]])
-        while len(self._features) > max(self.max_texts, len(wanted)):
-            self._features.popitem(last=False)
+        """(len(texts), 2 * hidden) float32; UserError for a text longer than `max_tokens`."""
+        return torch.stack(*self._of(texts))
 
 
 class LSTMHeads(nn.Module):
@@ -99,15 +72,13 @@ class LSTMHeads(nn.Module):
         return logits / self.temperature, self.critic(trunk)[..., 0]
 
 
-class LSTMPolicy(LLaRPPolicy):
+class LSTMPolicy(ReadOncePolicy):
     """The LLaRP policy with an LSTM where that one has the language model.
 
-    State (N worlds): hidden, cell (N, layers, lstm_hidden), text (N, 2 * llm hidden), step (N,), features and previous
-    actions as in `LLaRPPolicy`.
+    State (N worlds), beside what `ReadOncePolicy` has: hidden, cell (N, layers, lstm_hidden), text (N, 2 * llm hidden).
     """
 
     variant: Variant = "lstm"
-    pads = True
 
     def _make_heads(self, words: Tensor) -> LSTMHeads:
         return LSTMHeads(self.config, self.vision.num_tokens, self.vision.dim, self.llm.hidden_size, words)
@@ -116,49 +87,25 @@ class LSTMPolicy(LLaRPPolicy):
         return TextFeatures(self.llm, self.config.max_instruction_tokens, max_bytes)
 
     def initial_state(self, num_envs: int) -> State:
-        config, device = self.config, self.device
-        memory = torch.zeros(num_envs, config.lstm_layers, config.lstm_hidden, device=device)
-        features = torch.zeros(num_envs, config.max_steps, self.vision.num_tokens, self.vision.dim, device=device)
-        return {
-            "hidden": memory,
-            "cell": memory.clone(),
-            "text": torch.zeros(num_envs, 2 * self.llm.hidden_size, device=device),
-            "step": torch.zeros(num_envs, dtype=torch.int64, device=device),
-            "features": features.half(),
-            "previous_action": torch.full((num_envs, config.max_steps + 1), NO_ACTION, device=device),
-        }
+        memory = torch.zeros(num_envs, self.config.lstm_layers, self.config.lstm_hidden, device=self.device)
+        text = torch.zeros(num_envs, 2 * self.llm.hidden_size, device=self.device)
+        return super().initial_state(num_envs) | {"hidden": memory, "cell": memory.clone(), "text": text}
 
-    @torch.no_grad()
-    def act(
-        self,
-        obs: dict[str, Any],
-        state: State,
-        episode_start: Tensor,
-        deterministic: bool = False,
-        generator: torch.Generator | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor, State]:
-        features = obs["features"] if "features" in obs else self.encode(torch.as_tensor(obs["rgb"]))
-        starting = torch.as_tensor(episode_start, device=self.device).nonzero().flatten()
-        if len(starting):
-            state["text"][starting] = self.instructions.get(self._texts(obs, starting))
-            for name in ("hidden", "cell", "step"):
-                state[name][starting] = 0
-            state["previous_action"][starting, 0] = NO_ACTION
-        rows, step = torch.arange(len(features), device=self.device), state["step"].clone()
+    def _start(self, state: State, rows: Tensor, read: Tensor) -> None:
+        state["text"][rows] = read
+        state["hidden"][rows] = state["cell"][rows] = 0
+
+    def _step(self, state: State, step: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
         memory = [state[name].transpose(0, 1).contiguous() for name in ("hidden", "cell")]
-        previous = state["previous_action"][rows, step]
-        out, after = self.heads.remember(state["text"], features[:, None], previous[:, None], memory)
+        previous = state["previous_action"].gather(1, step[:, None])
+        out, after = self.heads.remember(state["text"], features[:, None], previous, memory)
         for name, part in zip(("hidden", "cell"), after, strict=True):
             state[name].copy_(part.transpose(0, 1))
-        state["features"][rows, step] = features.to(state["features"].dtype)
-        logits, value = self.heads(out[:, 0])
-        action, log_prob = sample(logits, deterministic, generator)
-        state["previous_action"][rows, step + 1] = action
-        state["step"] += 1
-        return action, log_prob, value, state
+        logits, value = self.heads(out)
+        return logits[:, 0], value[:, 0]
 
     def action_logits(self, batch: SegmentBatch) -> tuple[Tensor, Tensor]:
-        text = self.instructions.get([self._prompt(self.instruction_text(i)) for i in batch.instruction_id.tolist()])
+        text = self._readings_of(batch)
         return self.heads(self.heads.remember(text, batch.features, batch.previous_action)[0])
 
     @torch.no_grad()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
@@ -111,6 +111,13 @@ class LLaRPPolicy(Policy):
     def device(self) -> torch.device:
         """Where the policy computes."""
         return self.llm.device
+
+    def train(self, mode: bool = True) -> Self:
+        """Only what is around the two models ever drops units."""
+        super().train(mode)
+        self.llm.eval()
+        self.vision.eval()
+        return self
 
     def encode(self, rgb: Tensor) -> Tensor:
         """Frozen features float16 (N, num_tokens, dim) of pictures uint8 (N, H, W, 3)."""
