@@ -24,6 +24,7 @@ from llarp.evaluation.gallery import WIDTH, choose, replay_ends
 from llarp.evaluation.published_results import GROUPS, LLARP, NOT_UNSEEN, TESTS, read_results
 from llarp.evaluation.statistics import wilson
 from llarp.summary import summary_lines
+from llarp.tasks import instructions
 from llarp.tasks.actions import ACTION_INDEX, ACTIONS
 from llarp.tasks.entities import CATEGORY_INDEX, RECEPTACLE_INDEX
 from llarp.tasks.generator import SPLITS
@@ -204,6 +205,17 @@ def test_a_result_in_words_says_why_episodes_failed() -> None:
 @pytest.fixture(scope="module")
 def config() -> RunConfig:
     return load("smoke", ["env.num_envs=4", "env.image_size=32", "env.render_threads=1", "task.max_steps=12"])
+
+
+def test_episodes_kept_from_before_are_not_taken_for_those_of_other_words(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env = replace(config.env, split="rephrasing", episodes=12)
+    before = load_episodes(env, 5)
+    assert list(load_episodes(env, 5).instruction) == list(before.instruction)
+    other = {kind: tuple(f"Robot! {text}" for text in texts) for kind, texts in instructions.EVAL.items()}
+    monkeypatch.setattr(instructions, "EVAL", other)
+    assert all(text.startswith("Robot! ") for text in load_episodes(env, 5).instruction)
 
 
 def test_the_record_of_an_episode_is_what_happened(config: RunConfig) -> None:

@@ -17,17 +17,19 @@ import torch
 from llarp.cache import cache_dir
 from llarp.errors import UserError
 from llarp.sim.world import Assets, load_assets
-from llarp.tasks import extensions
+from llarp.tasks import extensions, instructions
 from llarp.tasks.episodes import EpisodeSet, load, save
 from llarp.tasks.generator import generate
 from llarp.tasks.goals import Circuits, ground, parse
+from llarp.tasks.phrases import all_phrases
 from llarp.tasks.published import PublishedFile, read_published
 from llarp.tasks.published_episodes import published_episodes
+from llarp.tasks.splits import SPLITS
 
 from .config import EnvConfig
 
 GENERATOR_VERSION = 3
-"""To be raised when the generator makes other episodes than before from the same scenes and seed."""
+"""To be raised when the generator makes other episodes than before from the same scenes, splits, words and seed."""
 
 
 def load_assets_for(config: EnvConfig) -> Assets:
@@ -117,7 +119,8 @@ def _replica_cad(folder: str, scenes: tuple[str, ...], models: tuple[str, ...], 
 
 def _fingerprint(assets: Assets) -> str:
     """Changes with anything that built-in episodes depend on."""
-    digest = hashlib.sha256(f"{GENERATOR_VERSION}{extensions.digest()}".encode())
+    said = SPLITS, instructions.TRAIN, instructions.EVAL, sorted(all_phrases())
+    digest = hashlib.sha256(f"{GENERATOR_VERSION}{extensions.digest()}{said}".encode())
     scenes = assets.scenes
     placed = (scenes.receptacle_center, scenes.receptacle_half, scenes.nav_pose, scenes.free_xy)
     for tensor in (*placed, assets.catalog.half_size):
