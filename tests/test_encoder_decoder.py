@@ -13,10 +13,10 @@ from torch.nn import functional as F
 
 from llarp.errors import UserError
 from llarp.policy.base import NO_ACTION, SegmentBatch
-from llarp.policy.encoder_decoder import Block, EncoderDecoderPolicy, SkillFeatures, Told, WordReader
+from llarp.policy.encoder_decoder import KINDS, Block, EncoderDecoderPolicy, SkillFeatures, Told, WordReader
 from llarp.rl.bc import Cloner
 from llarp.rl.config import BCConfig
-from llarp.rl.unknown import as_unknown
+from llarp.rl.unknown import as_described, as_unknown, described
 from llarp.tasks.actions import ACTION_INDEX, NOVEL_PICKS
 
 NAME = "encoder_decoder_skill_names"
@@ -51,17 +51,44 @@ def test_cells_are_attended_to_as_by_maps_of_every_cell():
     torch.testing.assert_close(block(x, words, seen, cells)[0], wanted)
 
 
-def test_what_was_done_before_is_told_of_every_skill():
+def test_what_was_done_before_and_what_came_of_it_is_told_of_every_skill():
     skills = SkillFeatures(8)
-    here, there, take = (ACTION_INDEX[name] for name in ("nav(sink)", "nav(sofa)", "pick(apple)"))
-    previous = torch.tensor([[NO_ACTION, here, there, take, here]])
-    just, ever, often, latest = skills.history(previous)[0].unbind(-1)  # (T, 70) each
-    assert not just[0].any() and not ever[0].any() and not latest[0].any()
-    assert just[4].nonzero().flatten().tolist() == [here]
-    assert set(ever[4].nonzero().flatten().tolist()) == {here, there, take}
+    here, there, take, put = (ACTION_INDEX[n] for n in ("nav(sink)", "nav(sofa)", "pick(apple)", "place(sink)"))
+    previous = torch.tensor([[NO_ACTION, here, there, take, here, take, put, take]])
+    changed = torch.tensor([[0, 1, 1, 1, 1, 0, 1, 0]], dtype=torch.bool)
+
+    def of(part: Tensor, step: int) -> set[int]:
+        return set(part[step].nonzero().flatten().tolist())
+
+    done, vain, tried, ever, often, latest, held = skills.history(previous, changed)[0].unbind(-1)  # (T, 70) each
+    assert not any(part[0].any() for part in (done, vain, tried, ever, often, latest, held))
+    assert of(done, 4) == {here} and of(vain, 4) == set()
+    assert of(done, 5) == set() and of(vain, 5) == of(tried, 5) == {take}
+    assert of(tried, 6) == set() and of(tried, 7) == {take}
+    assert of(ever, 4) == {here, there, take}
     torch.testing.assert_close(often[4, here].exp(), torch.tensor(3.0))  # log (1 + twice)
-    assert set(latest[3].nonzero().flatten().tolist()) == {there, take}
-    assert set(latest[4].nonzero().flatten().tolist()) == {here, take}
+    assert of(latest, 3) == {there, take} and of(latest, 4) == {here, take} and of(latest, 6) == {here, take, put}
+    assert of(held, 3) == of(held, 5) == {take} and of(held, 2) == of(held, 6) == of(held, 7) == set()
+
+
+def test_a_picture_that_stays_tells_that_nothing_was_done(config):  # noqa: F811
+    """In whole segments and step by step, noise of the cloning or none."""
+    policy = build(config, NAME)
+    batch = some_steps(policy)
+    batch.features[:, 3] = batch.features[:, 2]
+    batch.features[0, 5] = batch.features[0, 4] + 1e-4
+    told: list[Tensor] = []
+    policy.heads.skills.register_forward_hook(lambda module, given, out: told.append(given[1].detach()))
+    policy.action_logits(batch)
+    vain = told[0][..., 5].sum(-1)  # (B, T)
+    assert vain.tolist() == [[0, 0, 0, 1, 0, 1], [0, 0, 0, 1, 0, 0], [0, 0, 0, 1, 0, 0]]
+    state, start = policy.initial_state(3), torch.ones(3, dtype=torch.bool)
+    policy.bind_instructions(lambda i: "Find an apple.")
+    for t in range(STEPS):
+        seen = {"features": batch.features[:, t], "instruction_id": batch.instruction_id}
+        state = policy.act(seen, state, start & (t == 0))[3]
+        state["previous_action"][:, t + 1] = batch.action[:, t]
+        torch.testing.assert_close(told[-1][:, 0, :, 4:], told[0][:, t, :, 4:])
 
 
 def test_hidden_words_are_other_each_time_and_never_the_last():
@@ -182,6 +209,48 @@ def test_other_rows_and_what_gets_too_long_stay():
             assert torch.equal(getattr(same, name), getattr(batch, name))
 
 
-def test_unknown_share_needs_a_policy_that_knows_of_it():
-    with pytest.raises(UserError, match="encoder_decoder"):
-        Cloner(RecurrentPolicy(), BCConfig(unknown_share=0.1), seed=0)
+def test_what_is_described_is_not_named():
+    assert described("Bring an apple to the sofa.") == "Bring a thing to the sofa."
+    assert described("Lego bricks go on the sofa, a pair of scissors in the sink.") == (
+        "things go on the sofa, a thing in the sink."
+    )
+    assert described("A canopy for the cupboard.") == "A canopy for the cupboard."
+
+
+def test_one_thing_is_described_with_a_vague_expectation():
+    batch, texts = played(*SEARCH), ["Put an apple in the sink.", "Put a ball in the sink.", "An apple, a ball."]
+    picked = ACTION_INDEX["pick(apple)"] - ACTION_INDEX["pick(ball)"]
+    first = []
+    for i in range(200):
+        told = as_described(batch, ALL, texts, torch.Generator().manual_seed(i))
+        assert told.expected is not None and told.instruction_id.tolist() == [3] and told.expected.max() == 0
+        first.append(int(told.expected.argmax()) == picked)
+    assert 0.25 < sum(first) / 200 < 0.5
+    for text, rows in ((0, ~ALL), (1, ALL), (2, ALL)):  # not asked for; another is named; two are
+        same = replace(batch, instruction_id=torch.tensor([text]))
+        told = as_described(same, rows, texts, torch.Generator())
+        assert told.expected is not None and told.expected.isnan().all() and told.instruction_id.tolist() == [text]
+    unknown = as_described(as_unknown(batch, ALL, 32), ALL, texts, torch.Generator())
+    assert unknown.expected is not None and unknown.expected.isnan().all()
+
+
+def test_what_is_described_is_chosen_by_what_can_be_expected_alone(config, monkeypatch):  # noqa: F811
+    policy = build(config, NAME)
+    monkeypatch.setattr("llarp.policy.encoder_decoder.VAGUE", 9.0)  # else a random model's doubt would do so as well
+    assert isinstance(policy, EncoderDecoderPolicy)
+    batch = some_steps(policy)
+    torch.nn.init.normal_(policy.heads.actor.project.weight)
+    expected = torch.full((3, 33), torch.nan)
+    expected[1] = -torch.arange(33.0).clamp(max=8)
+    picks = policy.heads.skills.kinds == KINDS.index("pick")
+    seen: list[Tensor] = []
+    policy.heads.skills.register_forward_hook(lambda module, given, out: seen.append(out.detach()))
+    logits = policy.action_logits(replace(batch, expected=expected))[0]
+    torch.testing.assert_close(logits[1][:, picks], seen[0][1][:, picks])
+    assert (logits[0] - seen[0][0])[:, picks].abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["unknown_share", "described_share"])
+def test_demonstrations_of_the_unknown_need_a_policy_that_knows_of_it(name):
+    with pytest.raises(UserError, match=f"{name}.*encoder_decoder"):
+        Cloner(RecurrentPolicy(), BCConfig(**{name: 0.1}), seed=0)

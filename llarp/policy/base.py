@@ -30,6 +30,7 @@ class SegmentBatch:
     action: Tensor  # (B, T) int64
     valid: Tensor  # (B, T) bool, False: padding
     unknown: Tensor | None = None  # (B, 70) bool: picks to be treated as if training never showed their category
+    expected: Tensor | None = None  # (B, 33) log ratios expected after a vague description; NaN: what is said counts
 
     def to(self, device: torch.device | str) -> SegmentBatch:
         """The same batch with every tensor on `device`."""

@@ -30,6 +30,12 @@ READ_LAYERS = 10
 EMBEDDING_SCALE = 4.0
 """Word embeddings are shorter than what else is added up to a step."""
 KINDS = sorted({action.kind for action in ACTIONS})
+PICK, PLACE = KINDS.index("pick"), KINDS.index("place")
+VAGUE = 1.75
+"""With more doubt (entropy, nats) about what will be named, an instruction describes it rather than names it. What is
+picked up then goes by what is expected, not by words that training has not shown (docs/log.md)."""
+SAME = 0.05
+"""Pictures whose standardised features differ by no more show the same: what was done in between had no effect."""
 
 
 def read_layers(llm: FrozenLLM) -> Tensor:
@@ -127,9 +133,9 @@ class SkillFeatures(nn.Module):
     nothing else is known."""
 
     kinds: Tensor
-    FEATURES = 7
-    """In the picture, expected by the language model, never shown in training; done just before, done before, how
-    often, last of its kind."""
+    FEATURES = 11
+    """In the picture, expected by the language model, never shown in training, in the picture and expected; and what
+    `history` gives."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -141,17 +147,24 @@ class SkillFeatures(nn.Module):
         kinds = torch.tensor([KINDS.index(action.kind) for action in ACTIONS])
         self.register_buffer("kinds", kinds, persistent=False)
 
-    def history(self, previous: Tensor) -> Tensor:
-        """Four features (B, T, 70, 4) of previous actions (B, T)."""
+    def history(self, previous: Tensor, changed: Tensor) -> Tensor:
+        """Seven features (B, T, 70, 7) from previous actions (B, T), and whether each changed the picture, bool (B, T):
+        done just before; the same, in vain; in vain since anything changed; done before; how often; the last one done
+        of its kind; in the hand."""
         steps = previous.shape[1]
-        just = F.one_hot(previous, NUM_ACTIONS + 1)[..., :NUM_ACTIONS].float()
-        when = torch.arange(1, steps + 1, device=previous.device)[:, None] * just
-        latest = when.cummax(1).values  # (B, T, 70): step of the last time, 0: never
-        of_kind = torch.stack(
-            [latest[..., self.kinds == kind].amax(-1) for kind in range(len(KINDS))], -1
-        )[..., self.kinds]  # fmt: skip
-        count = just.cumsum(1)
-        return torch.stack([just, count.clamp(max=1), count.log1p(), ((latest == of_kind) & (latest > 0)).float()], -1)
+        tried = F.one_hot(previous, NUM_ACTIONS + 1)[..., :NUM_ACTIONS].float()
+        done = tried * changed[..., None]
+        vain = tried - done
+        when = torch.arange(1, steps + 1, device=previous.device)[:, None]
+        latest = (when * done).cummax(1).values  # (B, T, 70): step of the last time, 0: never
+        of_kind = torch.stack([latest[..., self.kinds == kind].amax(-1) for kind in range(len(KINDS))], -1)
+        tried_now = (when * vain).cummax(1).values > latest.amax(-1, keepdim=True)
+        count = done.cumsum(1)
+        last_of_kind = (latest == of_kind[..., self.kinds]) & (latest > 0)
+        full = of_kind[..., PICK, None] > of_kind[..., PLACE, None]
+        held = last_of_kind & (self.kinds == PICK) & full
+        parts = [done, vain, tried_now, count.clamp(max=1), count.log1p(), last_of_kind, held]
+        return torch.stack([part.float() for part in parts], -1)
 
     def forward(self, hidden: Tensor, known: Tensor) -> Tensor:
         """(B, T, 70) from steps (B, T, width) and `known` (B, T, 70, FEATURES)."""
@@ -199,6 +212,7 @@ class StepDecoder(nn.Module):
         self.last = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, width))
         self.previous_action = ActionEmbedding(words) if config.observe_previous_action else None
         self.act_before = nn.Linear(hidden, width)
+        self.came_of_it = nn.Linear(2, width)
         self.when = nn.Parameter(0.02 * torch.randn(config.max_steps, width))
         self.prior = Expected(*named)
         self.guess, self.sure = nn.Linear(hidden, width), nn.Linear(3, width)
@@ -223,28 +237,39 @@ class StepDecoder(nn.Module):
         features: Tensor,
         previous: Tensor,
         unknown: Tensor | None = None,
+        vague: Tensor | None = None,
         memory: Memory | None = None,
         history: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
         """Logits (B, T, 70), values (B, T) and each layer's keys and values of these steps.
 
         `features` (B, T, num_tokens, dim), `previous` (B, T) actions; `unknown` (B, 70) bool: picks to be treated as
-        those that training never shows. One step of rows with a `memory` has `history` (B, 1, 70, 4) instead.
+        those that training never shows; `vague` (B, categories): as `SegmentBatch.expected`. One step of rows with a
+        `memory` comes with its `history` (B, 1, 70, 7).
         """
         telling = self.tell(self.read_cells(self.standardize(features.float())) + self.place)  # (B, T, C, hidden)
         strongest = telling.amax(-2)
         novel = self.novel(len(previous), unknown)
         glance = self.glance(strongest).masked_fill(novel[:, None], 0.0)
         ratios = self.prior.log_ratios(told.last)  # (B, categories)
+        if vague is not None:
+            ratios = torch.where(vague.isnan(), ratios, vague)
         share = ratios.softmax(-1)
         expected = torch.zeros_like(novel, dtype=torch.float32).index_copy(1, self.prior.picks, ratios)
         doubt = -(share * share.clamp_min(1e-9).log()).sum(-1)
+        described = doubt > VAGUE
+        if vague is not None:
+            described = described | ~vague.isnan().any(-1)
         never = (share * novel[:, self.prior.picks]).sum(-1)
         sure = self.sure(torch.stack([never, doubt, share.amax(-1)], -1))
         guess = self.guess(F.normalize(share @ self.prior.words, dim=-1) * self.prior.words.shape[1] ** 0.5)
         x = self.picture(strongest) + (self.last(told.last) + sure + guess)[:, None]
         if self.previous_action is not None:
             x = x + self.act_before(EMBEDDING_SCALE * self.previous_action(previous))
+        if history is None:
+            changed = F.pad(self.differ(features[:, 1:], features[:, :-1]), (1, 0))
+            history = self.skills.history(previous, changed)
+        x = x + self.came_of_it(history[..., [0, 6]].amax(-2))  # whether it took effect, whether the hand is full
         at = torch.arange(x.shape[1], device=x.device)[None] if memory is None else memory.step[:, None]
         x = x + self.when[at.clamp(max=len(self.when) - 1)]  # only padding lies farther out
         words, seen = self.reader(told)
@@ -256,13 +281,18 @@ class StepDecoder(nn.Module):
                 past = memory.keys[:, layer], memory.values[:, layer], before
             x, key, value = block(x, words, seen, telling, past)
             made.append((key, value))
-        if history is None:
-            history = self.skills.history(previous)
         told_now = torch.stack([part[:, None].expand_as(glance) for part in (expected, novel.float())], -1)
+        both = (glance.sigmoid() * expected.exp()[:, None])[..., None]
         trunk = self.trunk(x)
-        logits = self.actor(x if isinstance(self.actor, SkillNames) else trunk).masked_fill(novel[:, None], 0.0)
-        logits = logits + self.skills(x, torch.cat([glance[..., None], told_now, history], -1))
+        silent = novel | (described[:, None] & (self.skills.kinds == PICK))
+        logits = self.actor(x if isinstance(self.actor, SkillNames) else trunk).masked_fill(silent[:, None], 0.0)
+        logits = logits + self.skills(x, torch.cat([glance[..., None], told_now, both, history], -1))
         return logits / self.temperature, self.critic(trunk)[..., 0], made
+
+    def differ(self, features: Tensor, before: Tensor) -> Tensor:
+        """Whether two pictures' features (..., num_tokens, dim) show different things, bool (...)."""
+        step = features.half().float() - before.half().float()  # a state holds them in half precision
+        return (step.abs() * self.standardize.scale).flatten(-2).amax(-1) > SAME
 
     def novel(self, rows: int, unknown: Tensor | None) -> Tensor:
         """Which skills pick up what training never shows, bool (B, 70)."""
@@ -275,7 +305,8 @@ class EncoderDecoderPolicy(ReadOncePolicy):
     """The LLaRP policy with the language model as encoder of the instruction and a trained transformer for the steps.
 
     State (N worlds), beside what `ReadOncePolicy` has: keys, values (N, layers, heads, max_steps, size) of earlier
-    steps; words, length, last as in `Told`.
+    steps; changed (N, max_steps) bool, whether what was done before a step changed the picture; words, length, last as
+    in `Told`.
     """
 
     variant: Variant = "encoder_decoder"
@@ -304,6 +335,7 @@ class EncoderDecoderPolicy(ReadOncePolicy):
         return super().initial_state(num_envs) | {
             "keys": keys,
             "values": keys.clone(),
+            "changed": torch.zeros(num_envs, config.max_steps, dtype=torch.bool, device=device),
             "words": words.half(),
             "length": torch.ones(num_envs, dtype=torch.int64, device=device),
             "last": torch.zeros(num_envs, self.llm.hidden_size, device=device),
@@ -316,7 +348,11 @@ class EncoderDecoderPolicy(ReadOncePolicy):
     def _step(self, state: State, step: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
         rows = torch.arange(len(step), device=self.device)
         previous = state["previous_action"][:, : int(step.max()) + 1]
-        history = self.heads.skills.history(previous)[rows, step]  # what stands behind a row's step is not in it
+        before = state["features"][rows, (step - 1).clamp(min=0)]
+        state["changed"][rows, step] = self.heads.differ(features, before) & (step > 0)
+        changed = state["changed"][:, : previous.shape[1]]
+        # what stands behind a row's own step is not in it
+        history = self.heads.skills.history(previous, changed)[rows, step]
         told = Told(state["words"][:, : int(state["length"].max())], state["length"], state["last"])
         memory = Memory(state["keys"], state["values"], step)
         now = features[:, None], previous[rows, step][:, None]
@@ -328,7 +364,7 @@ class EncoderDecoderPolicy(ReadOncePolicy):
 
     def action_logits(self, batch: SegmentBatch) -> tuple[Tensor, Tensor]:
         told = self._readings_of(batch)
-        return self.heads(told, batch.features, batch.previous_action, batch.unknown)[:2]
+        return self.heads(told, batch.features, batch.previous_action, batch.unknown, batch.expected)[:2]
 
     @torch.no_grad()
     def refresh_state(self, state: State) -> State:

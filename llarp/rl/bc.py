@@ -17,7 +17,7 @@ from llarp.tasks.actions import NOVEL_PICKS
 
 from .config import BCConfig
 from .demonstrations import Demonstrations
-from .unknown import as_unknown
+from .unknown import as_described, as_unknown, described
 from .update import trainable_parameters
 
 Metrics = dict[str, float]
@@ -44,8 +44,9 @@ class Cloner:
         if config.word_dropout and self.reader is None:
             readers = "policy.instruction_skip or policy.kind=encoder_decoder"
             raise UserError(f"bc.word_dropout hides words from {readers}: set one, or leave this out")
-        if config.unknown_share and not policy.unknown_steps:
-            raise UserError("bc.unknown_share is for policy.kind=encoder_decoder: set that, or leave this out")
+        for name in ("unknown_share", "described_share"):
+            if getattr(config, name) and not policy.unknown_steps:
+                raise UserError(f"bc.{name} is for policy.kind=encoder_decoder: set that, or leave this out")
         self.parameters = trainable_parameters(policy)
         self.optimizer = torch.optim.AdamW(self.parameters, lr=config.lr, weight_decay=config.weight_decay)
         self.round = self.steps = self.tokens = 0  # gradient steps and steps of episodes, of all rounds
@@ -106,7 +107,7 @@ class Cloner:
         config, end = self.config, (self.round + 1) / (self.config.dagger_rounds + 1)
         self._since = self.clock()
         reported = saved = self._since
-        with self.policy.bound_to(self.demonstrations.instruction_text):
+        with self.policy.bound_to(self._instruction_text):
             for index in self._batches():
                 if self.progress >= end or stop():
                     break
@@ -143,6 +144,12 @@ class Cloner:
                 yield batches[self.at]
             self.block, self.at = self.block + 1, 0
 
+    def _instruction_text(self, instruction_id: int) -> str:
+        """The words behind an id of a batch: behind those of the demonstrations come the same, things not named."""
+        turn, own = divmod(instruction_id, len(self.demonstrations.texts))
+        text = self.demonstrations.instruction_text(own)
+        return described(text) if turn else text
+
     def _generator(self, *key: int) -> torch.Generator:
         """Random numbers of this run, round and key."""
         return torch.Generator().manual_seed(self._seed(*key))
@@ -157,10 +164,17 @@ class Cloner:
             group["lr"] = config.lr * rising * 0.5 * (1 + math.cos(math.pi * self.progress))
         if config.feature_noise > 0:
             noise = torch.randn(batch.features.shape, generator=self._generator(3, self.steps))
+            same = (batch.features[:, 1:] == batch.features[:, :-1]).flatten(2).all(-1)  # pictures that nothing changed
+            for t in range(1, noise.shape[1]):
+                noise[:, t] = torch.where(same[:, t - 1, None, None], noise[:, t - 1], noise[:, t])
             batch.features += self._blur * noise
         if config.unknown_share > 0:
             chosen = torch.rand(len(index), generator=self._generator(6, self.steps)) < config.unknown_share
             batch = as_unknown(batch, chosen, self.policy.unknown_steps)
+        if config.described_share > 0:
+            generator = self._generator(8, self.steps)
+            chosen = torch.rand(len(index), generator=generator) < config.described_share
+            batch = as_described(batch, chosen, self.demonstrations.texts, generator)
         self.optimizer.zero_grad(set_to_none=True)
         if config.word_dropout:
             self.reader.hide = config.word_dropout, self._generator(5, self.steps)

@@ -84,6 +84,9 @@ class BCConfig:
     # Share of the episodes of which policy.kind=encoder_decoder is to learn without knowing the looks of what it picks
     # up, as it must with categories never shown: the demonstrator reaches for it wherever it comes.
     unknown_share: float = 0.0
+    # Share of the episodes about one category of which policy.kind=encoder_decoder is to learn as if that was described
+    # only: the instruction calls it a thing, and what the language model expects is vague.
+    described_share: float = 0.0
     max_grad_norm: float = 1.0  # gradients are scaled down to this global norm
     holdout: float = 0.05  # share of the episodes kept for the printed loss and accuracy
 
@@ -94,7 +97,7 @@ class BCConfig:
             check_range(f"bc.{name}", getattr(self, name), 0)
         for name in ("lr", "max_grad_norm", "checkpoint_minutes"):
             check_range(f"bc.{name}", getattr(self, name), 1e-12)
-        for name in ("noise", "warmup", "holdout", "word_dropout", "unknown_share"):
+        for name in ("noise", "warmup", "holdout", "word_dropout", "unknown_share", "described_share"):
             check_range(f"bc.{name}", getattr(self, name), 0, 0.95)
         check_range("bc.dagger_beta", self.dagger_beta, 0, 1)
 

@@ -1,17 +1,34 @@
-"""Demonstrations of what is to be found without knowing its looks: for `policy.kind=encoder_decoder`."""
+"""Demonstrations of what is to be found without knowing its looks, or its name: for `policy.kind=encoder_decoder`."""
 
 from __future__ import annotations
+
+import re
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from llarp.policy.base import SegmentBatch
+from llarp.policy.word_prior import FLOOR
 from llarp.tasks.actions import ACTIONS, NUM_ACTIONS
+from llarp.tasks.entities import CATEGORIES
+from llarp.tasks.instructions import SINGULAR, plural
 
 _PICK = [action.kind == "pick" for action in ACTIONS]
 _PLACE = [action.kind == "place" for action in ACTIONS]
 _ARRIVE = [action.kind in ("nav", "open") for action in ACTIONS]
 """Afterwards there may be things in reach that were not before."""
+_CATEGORY = {action.index: i for i, action in enumerate(a for a in ACTIONS if a.kind == "pick")}
+_SAID = {
+    **{plural(name): (i, "things") for i, name in enumerate(CATEGORIES)},
+    **{SINGULAR.get(name, name): (i, "thing") for i, name in enumerate(CATEGORIES)},
+}
+_NAME = re.compile(rf"\b(?:{'|'.join(map(re.escape, sorted(_SAID, key=len, reverse=True)))})\b", re.IGNORECASE)
+_AN = re.compile(r"\b(a)n(?= thing\b)", re.IGNORECASE)
+OTHERS, RIGHT = (0.0, 1.6), (2.7, 1.7)
+"""Mean and deviation of what a description lets expect of a wrong and of the right category: with them the right one is
+the first as often, and as far behind where it is not, as with a language model of 135 M parameters and the descriptions
+of benchmarks/named_next.py (37 % first; the quartile 2 nats behind)."""
 
 
 def as_unknown(batch: SegmentBatch, rows: Tensor, max_steps: int) -> SegmentBatch:
@@ -51,6 +68,35 @@ def as_unknown(batch: SegmentBatch, rows: Tensor, max_steps: int) -> SegmentBatc
         valid=valid,
         unknown=unknown,
     )
+
+
+def described(text: str) -> str:
+    """An instruction that calls its objects things: "Put a thing on the sofa."""
+    return _AN.sub(r"\1", _NAME.sub(lambda name: _SAID[name[0].lower()][1], text))
+
+
+def as_described(batch: SegmentBatch, rows: Tensor, texts: list[str], generator: torch.Generator) -> SegmentBatch:
+    """Demonstrations in which `rows` (B,) bool hear of a thing that the instruction describes.
+
+    What it is called is gone from the words (`instruction_id` grows by the number of `texts`), and what can be expected
+    from them is vague, drawn from the generator. Only where one category is named and picked up, and was not unknown.
+    """
+    instruction_id = batch.instruction_id.clone()
+    expected = torch.full((len(rows), len(CATEGORIES)), torch.nan)
+    drawn = torch.randn(expected.shape, generator=generator)
+    for row in rows.nonzero().flatten().tolist():
+        steps = int(batch.valid[row].sum())
+        label = batch.action[row, :steps].tolist()
+        done = [*batch.previous_action[row, 1:steps].tolist(), label[-1]]
+        picked = {_CATEGORY[done[t]] for t in range(steps) if _picked(label, done, t)}
+        named = {_SAID[name.lower()][0] for name in _NAME.findall(texts[int(instruction_id[row])])}
+        if len(picked) == 1 and picked == named and not (batch.unknown is not None and batch.unknown[row].any()):
+            (right,) = picked
+            scores = OTHERS[0] + OTHERS[1] * drawn[row]
+            scores[right] = RIGHT[0] + RIGHT[1] * drawn[row, right]
+            expected[row] = (scores - scores.max()).clamp_min(FLOOR)
+            instruction_id[row] += len(texts)
+    return replace(batch, instruction_id=instruction_id, expected=expected)
 
 
 def _picked(label: list[int], done: list[int], step: int) -> bool:
