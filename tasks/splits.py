@@ -34,8 +34,8 @@ class SplitSpec:
 
 
 _TRAIN = {
-    "place_one": 0.21, "place_from": 0.15, "place_two": 0.14, "place_two_apart": 0.10, "swap": 0.07, "clear": 0.11,
-    "close_fridge": 0.07, "open_fridge": 0.04, "go_to_receptacle": 0.07, "find_object": 0.04,
+    "place_one": 0.16, "place_from": 0.13, "place_two": 0.12, "place_two_apart": 0.20, "swap": 0.10, "clear": 0.10,
+    "close_fridge": 0.05, "open_fridge": 0.03, "go_to_receptacle": 0.06, "find_object": 0.05,
 }
 _PUBLISHED_TRAIN = {
     "place_one": 0.29, "place_two": 0.15, "close_fridge": 0.15, "place_from": 0.15, "go_to_receptacle": 0.14,
