@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .config import RunConfig
 
 _RATES = ("episodes", "success_rate", "ci95")
-_RESULT = ("policy", "sample", "dataset", "rules", "backend", "seed", "seed_from")
+_RESULT = ("sample", "dataset", "rules", "backend", "seed", "seed_from")
 
 
 def ship(

@@ -72,7 +72,7 @@ def test_what_was_done_before_and_what_came_of_it_is_told_of_every_skill():
 
 
 def test_a_picture_that_stays_tells_that_nothing_was_done(config):  # noqa: F811
-    """In whole segments and step by step, noise of the cloning or none."""
+    """In whole segments and step by step."""
     policy = build(config, NAME)
     batch = some_steps(policy)
     batch.features[:, 3] = batch.features[:, 2]

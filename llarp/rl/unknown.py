@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from llarp.policy.base import SegmentBatch
-from llarp.policy.word_prior import FLOOR
+from llarp.policy.word_prior import FLOOR, PICKS
 from llarp.tasks.actions import ACTIONS, NUM_ACTIONS
 from llarp.tasks.entities import CATEGORIES
 from llarp.tasks.instructions import SINGULAR, plural
@@ -18,7 +18,7 @@ _PICK = [action.kind == "pick" for action in ACTIONS]
 _PLACE = [action.kind == "place" for action in ACTIONS]
 _ARRIVE = [action.kind in ("nav", "open") for action in ACTIONS]
 """Afterwards there may be things in reach that were not before."""
-_CATEGORY = {action.index: i for i, action in enumerate(a for a in ACTIONS if a.kind == "pick")}
+_CATEGORY = {action: i for i, action in enumerate(PICKS)}
 _SAID = {
     **{plural(name): (i, "things") for i, name in enumerate(CATEGORIES)},
     **{SINGULAR.get(name, name): (i, "thing") for i, name in enumerate(CATEGORIES)},
