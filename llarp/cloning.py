@@ -25,6 +25,8 @@ from .tasks.planners import make_planner
 
 KIND = "behaviour cloning"
 """What a checkpoint of this stage is called inside."""
+READINGS = "readings"
+"""Where in a folder of demonstrations lies what the policy has read of their instructions."""
 
 
 class Cloning:
@@ -102,6 +104,8 @@ class Cloning:
                 share = float(demonstrations.success.float().mean()) if len(demonstrations) else 0.0
                 self.say(f"{len(demonstrations):,} demonstrations, {len(demonstrations.action):,} steps, "
                          f"{share:.0%} of them successful")  # fmt: skip
+            if self.ranks.alone:
+                self._read(demonstrations.texts, stop)
             cloner.begin(demonstrations)
             if cloner.train(log, stopped, self.save):
                 summary = cloner.summary()
@@ -202,6 +206,16 @@ class Cloning:
             choose = ByPolicy(self.policy, env, bc.dagger_beta**number, self.config.seed + number)
         yield from play(env, self.policy.encode, lambda: make_planner(bc.demonstrator), choose, missing)
         env.close()
+
+    def _read(self, texts: list[str], stop: Callable[[], bool]) -> None:
+        """Instructions are the same for all that learn from these demonstrations: their readings lie beside them."""
+        said = time.monotonic()
+        for left in self.policy.read_into(self.base / READINGS, texts):
+            if stop():
+                break
+            if time.monotonic() - said > 10:
+                said = time.monotonic()
+                self._tell({"instructions": float(len(texts)), "to_be_read": float(left)})
 
     def _tell(self, metrics: Metrics) -> None:
         values = (f"{name.removeprefix('bc_')} {value:.4g}" for name, value in metrics.items())

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from .cloning import Cloning
+from .cloning import READINGS, Cloning
 from .config import RunConfig
 from .disjoint import inherit, record
 from .envs.double_buffer import DoubleBuffered
@@ -274,6 +274,8 @@ def _reinforce(
     def stopped() -> bool:
         return ranks.in_team(stop())
 
+    if config.bc.demonstrations and ranks.alone:  # the same episodes: what cloning has read need not be read again
+        list(policy.read_into(Path(config.bc.demonstrations).expanduser() / READINGS, []))
     if results["stage"] == "warm start":
         policy.bind_instructions(env.instruction_text)
         if ranks.team == 0 and steps and (config.train.clones or config.train.init) and not stopped():

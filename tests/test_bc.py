@@ -23,6 +23,7 @@ from llarp.cloning import Cloning, rows_of
 from llarp.config import load
 from llarp.envs.episode_source import load_episodes
 from llarp.errors import UserError
+from llarp.policy.lstm import TextFeatures
 from llarp.policy.reader import InstructionReader
 from llarp.rl import checkpoint
 from llarp.rl.bc import Cloner, CloningLoss
@@ -626,6 +627,22 @@ def test_a_stopped_cloning_goes_on_to_the_same_weights(cloned: dict[str, Any], t
     assert result["cloning"]["bc_tokens"] == cloned["cloning"]["bc_tokens"] and stops == 4
     again = run("train", "resume=runs/b")  # nothing is left to do: it only measures again
     assert again["cloning"]["bc_steps"] == result["cloning"]["bc_steps"]
+
+
+def test_instructions_are_read_once_for_all_runs_on_the_same_demonstrations(tiny: list[str], monkeypatch) -> None:
+    words = ["train", *tiny, "policy.kind=lstm", "bc.demonstrations=once", "bc.dagger_rounds=0",
+             "train.eval_episodes=0"]  # fmt: skip
+    read: list[set[tuple[int, ...]]] = []
+    own = TextFeatures.read
+    monkeypatch.setattr(TextFeatures, "read", lambda self, ids: read[-1].update(map(tuple, ids)) or own(self, ids))
+    for name, more in (("a", ["algorithm=bc"]), ("b", ["algorithm=bc"]), ("c", ["train.warm_start=none"])):
+        read.append(set())
+        run(*words, *more, f"run_name=once_{name}")
+    shown = {text for shard in Store.read(SimpleNamespace(shards=lambda: Path("once").glob("*.safetensors")))
+             for text in shard["instruction"]}  # fmt: skip
+    assert len(list(Path("once/readings").rglob("*.safetensors"))) == 1
+    assert len(read[0] - read[1]) == len(shown) > 5 and read[1] < read[0]
+    assert not (read[0] - read[1]) & read[2] and read[2] - read[0]  # PPO reads what was not demonstrated
 
 
 def test_ppo_starts_from_a_clone_with_a_fitted_critic(cloned: dict[str, Any], tiny: list[str]) -> None:

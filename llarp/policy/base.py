@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -74,6 +75,11 @@ class Policy(nn.Module, ABC):
 
     def prepare_instructions(self, texts: list[str]) -> None:  # noqa: B027 (a policy may have nothing to prepare)
         """Told which instructions will come up soon, a policy can work on them together."""
+
+    def read_into(self, folder: Path, texts: list[str]) -> Iterator[int]:
+        """Have instructions read and kept in files of a folder, by a policy that gains from it; yields how many are
+        still to be read. Whoever stops asking keeps what was read till then."""
+        return iter(())
 
     def expect_instructions(self, count: int) -> None:  # noqa: B027 (a policy may keep none)
         """Told how many instructions will be in use at a time, a policy need not take memory for many more."""

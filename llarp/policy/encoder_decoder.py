@@ -20,7 +20,8 @@ from .config import PolicyConfig, Variant
 from .context import compute_prefixes
 from .heads import Standardize, action_mlp
 from .llm import FrozenLLM
-from .read_once import Readings, ReadOncePolicy
+from .read_once import ReadOncePolicy
+from .readings import Readings
 from .skill_names import SkillNames
 from .word_prior import ActionEmbedding, Expected
 
@@ -53,6 +54,8 @@ class Told(NamedTuple):
 
 class Words(Readings):
     """`Told` of instructions."""
+
+    what = f"values of {READ_LAYERS} layers, last hidden state"
 
     def read(self, ids: list[list[int]]) -> list[tuple[Tensor, ...]]:
         layers = read_layers(self.llm).to(self.llm.device)

@@ -11,12 +11,15 @@ from .base import SegmentBatch, State
 from .config import PolicyConfig, Variant
 from .context import read_padded
 from .heads import Standardize, action_mlp, picture_mlp
-from .read_once import Readings, ReadOncePolicy
+from .read_once import ReadOncePolicy
+from .readings import Readings
 from .skill_names import SkillNames
 
 
 class TextFeatures(Readings):
     """Mean and last of the language model's last hidden states of prompts, (2 * hidden,) each."""
+
+    what = "mean and last hidden state"
 
     def read(self, ids: list[list[int]]) -> list[tuple[Tensor, ...]]:
         hidden, _ = read_padded(self.llm, ids)

@@ -3,56 +3,15 @@ trained acts on it step by step."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .base import NO_ACTION, SegmentBatch, State, sample
-from .context import PREFIX_BATCH, tokens_of
-from .llm import FrozenLLM
 from .policy import LLaRPPolicy
-
-
-class Readings(ABC):
-    """What is kept of texts, some tensors each; every text is read once, and the oldest make room."""
-
-    def __init__(self, llm: FrozenLLM, max_tokens: int, max_bytes: int):
-        self.llm, self.max_tokens, self.max_bytes = llm, max_tokens, max_bytes
-        self._kept: OrderedDict[str, tuple[Tensor, ...]] = OrderedDict()
-        self._bytes = 0
-
-    @abstractmethod
-    def read(self, ids: list[list[int]]) -> list[tuple[Tensor, ...]]:
-        """What is to be kept of texts, given as token ids."""
-
-    @abstractmethod
-    def get(self, texts: list[str]) -> Any:
-        """What the policy acts on, of B texts; UserError for a text longer than `max_tokens`."""
-
-    @torch.no_grad()
-    def prepare(self, texts: list[str]) -> None:
-        """Read what `get` will be asked for, many texts in one pass."""
-        wanted = dict.fromkeys(texts)
-        missing = {text: tokens_of(self.llm, text, self.max_tokens) for text in wanted if text not in self._kept}
-        for text in wanted:
-            if text not in missing:
-                self._kept.move_to_end(text)
-        by_length = sorted(missing, key=lambda text: len(missing[text]))
-        for first in range(0, len(by_length), PREFIX_BATCH):
-            batch = by_length[first : first + PREFIX_BATCH]
-            for text, parts in zip(batch, self.read([missing[text] for text in batch]), strict=True):
-                self._kept[text] = parts
-                self._bytes += sum(part.nbytes for part in parts)
-        while self._bytes > self.max_bytes and len(self._kept) > len(wanted):
-            self._bytes -= sum(part.nbytes for part in self._kept.popitem(last=False)[1])
-
-    def _of(self, texts: list[str]) -> tuple[list[Tensor], ...]:
-        """The parts kept of B texts, the first of all, then the second of all, ..."""
-        self.prepare(texts)
-        return tuple(map(list, zip(*(self._kept[text] for text in texts), strict=True)))
 
 
 class ReadOncePolicy(LLaRPPolicy):
@@ -65,6 +24,10 @@ class ReadOncePolicy(LLaRPPolicy):
 
     def expect_instructions(self, count: int) -> None:
         """What is kept of an instruction is small: all that the budget holds stay."""
+
+    def read_into(self, folder: Path, texts: list[str]) -> Iterator[int]:
+        """See `Policy.read_into`."""
+        return self.instructions.read_into(folder, [self._prompt(text) for text in texts])
 
     def initial_state(self, num_envs: int) -> State:
         config, device = self.config, self.device

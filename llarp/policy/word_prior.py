@@ -30,8 +30,8 @@ def first_words(llm: FrozenLLM) -> Tensor:
     model: Any = llm
     if not model.backbone.config.tie_word_embeddings:
         raise UserError(
-            f"policy.word_prior: the output layer of {llm.name} is not its embedding table, and no other is read; "
-            "leave word_prior out"
+            f"policy.word_prior and policy.kind=encoder_decoder ask what is named next: the output layer of {llm.name} "
+            "is not its embedding table, and no other is read; leave these out, or choose a policy.llm with tied ones"
         )
     first = [model.tokenizer(f" {name}", add_special_tokens=False)["input_ids"][0] for name in NAMES]
     return llm.embedding_table()[first].detach().float()
