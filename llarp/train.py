@@ -298,7 +298,7 @@ def _reinforce(
     if ranks.leads:
         record(folder.path, "ppo", env.episodes, config.env, resumed=not manifest)
     if config.ppo.bc_coef and source is not None:
-        trainer.learn_beside(source.provide(stop, trainer.shown))
+        trainer.learn_beside(source.provide(stop, trainer.shown), config.bc)
     trainer.run(stop)
 
 

@@ -466,14 +466,14 @@ def test_the_combined_gradient_is_the_sum_of_both(tmp_path: Path) -> None:
     torch.manual_seed(0)
     policy, demos = RecurrentPolicy(), demonstrations(tmp_path, 40)
     rollout = a_rollout(policy)
-    index = Beside(policy, demos, 1.0, 1000, seed=3).draw(rollout.num_transitions)
+    index = Beside(policy, demos, BCConfig(), 1.0, 1000, seed=3).draw(rollout.num_transitions)
     assert rollout.num_transitions - 4 < int(demos.length[index].sum()) <= rollout.num_transitions
 
     def moved(coef: float, max_tokens: int = 1000) -> tuple[torch.Tensor, dict[str, float]]:
         learner = copy.deepcopy(policy)
         optimizer = torch.optim.SGD(trainable_parameters(learner), lr=1.0)
         config = PPOConfig(num_minibatches=1, num_epochs=1, max_grad_norm=1e9)
-        beside = Beside(learner, demos, coef, max_tokens, seed=3) if coef else None
+        beside = Beside(learner, demos, BCConfig(), coef, max_tokens, seed=3) if coef else None
         stats = ppo_update(learner, optimizer, rollout, config, torch.Generator().manual_seed(0), beside=beside)
         return weights(policy) - weights(learner), stats
 
@@ -493,11 +493,11 @@ def test_the_combined_gradient_is_the_sum_of_both(tmp_path: Path) -> None:
 
 def test_demonstrations_beside_ppo_come_in_passes_and_go_on(tmp_path: Path) -> None:
     demos = demonstrations(tmp_path, 10)
-    beside, drawn = Beside(RecurrentPolicy(), demos, 1.0, 100, seed=1), []
+    beside, drawn = Beside(RecurrentPolicy(), demos, BCConfig(), 1.0, 100, seed=1), []
     for _ in range(5):
         drawn += beside.draw(17).tolist()  # four episodes of four steps
     assert len(drawn) == 20 and sorted(drawn[:10]) == sorted(drawn[10:]) == list(range(10)) and drawn[:10] != drawn[10:]
-    later = Beside(RecurrentPolicy(), demos, 1.0, 100, seed=1, drawn=12)
+    later = Beside(RecurrentPolicy(), demos, BCConfig(), 1.0, 100, seed=1, drawn=12)
     assert later.draw(20).tolist() == drawn[12:17] and later.draw(1).tolist() == drawn[17:18]
 
 

@@ -15,6 +15,7 @@ from llarp.errors import UserError
 from llarp.policy.base import NO_ACTION, SegmentBatch
 from llarp.policy.encoder_decoder import KINDS, Block, EncoderDecoderPolicy, SkillFeatures, Told, WordReader
 from llarp.rl.bc import Cloner
+from llarp.rl.beside import Beside
 from llarp.rl.config import BCConfig
 from llarp.rl.unknown import as_described, as_unknown, described
 from llarp.tasks.actions import ACTION_INDEX, NOVEL_PICKS
@@ -248,6 +249,46 @@ def test_what_is_described_is_chosen_by_what_can_be_expected_alone(config, monke
     logits = policy.action_logits(replace(batch, expected=expected))[0]
     torch.testing.assert_close(logits[1][:, picks], seen[0][1][:, picks])
     assert (logits[0] - seen[0][0])[:, picks].abs().max() > 1e-3
+
+
+class OneEpisode:
+    """Demonstrations of one episode."""
+
+    texts = ("Put an apple in the sink.",)
+    length = torch.tensor([len(SEARCH)])
+
+    def __len__(self) -> int:
+        return 1
+
+    def batches(self, index: Tensor, *_: object) -> list[Tensor]:
+        return [index[:1]]
+
+    def batch(self, index: Tensor) -> SegmentBatch:
+        return played(*SEARCH)
+
+
+@pytest.mark.parametrize("name", ["unknown_share", "described_share"])
+def test_beside_ppo_demonstrations_are_shown_as_in_cloning(name):
+    policy = RecurrentPolicy()
+    policy.unknown_steps = 32
+    shown: list[tuple[int, str, bool]] = []
+
+    def logits(batch: SegmentBatch) -> tuple[Tensor, Tensor]:
+        unknown = batch.unknown is not None and bool(batch.unknown.any())
+        shown.append((int(batch.valid.sum()), policy.instruction_text(int(batch.instruction_id)), unknown))
+        return policy.critic.weight.sum() + torch.zeros(*batch.valid.shape, 70), torch.zeros(batch.valid.shape)
+
+    policy.action_logits = logits
+    beside = Beside(policy, OneEpisode(), BCConfig(**{name: 0.5}), 1.0, 1000, seed=1)
+    for _ in range(40):
+        beside(8)
+    plain = (len(SEARCH), "Put an apple in the sink.", False)
+    other = set(shown) - {plain}
+    if name == "unknown_share":
+        assert other == {(len(as_unknown(played(*SEARCH), ALL, 32).valid[0]), plain[1], True)}
+    else:
+        assert other == {(plain[0], "Put a thing in the sink.", False)}
+    assert 10 < shown.count(plain) < 30
 
 
 @pytest.mark.parametrize("name", ["unknown_share", "described_share"])

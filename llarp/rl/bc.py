@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from llarp.tasks.actions import NOVEL_PICKS
 
 from .config import BCConfig
 from .demonstrations import Demonstrations
-from .unknown import as_described, as_unknown, described
+from .unknown import text_of, varied
 from .update import trainable_parameters
 
 Metrics = dict[str, float]
@@ -107,7 +108,7 @@ class Cloner:
         config, end = self.config, (self.round + 1) / (self.config.dagger_rounds + 1)
         self._since = self.clock()
         reported = saved = self._since
-        with self.policy.bound_to(self._instruction_text):
+        with self.policy.bound_to(partial(text_of, self.demonstrations.texts)):
             for index in self._batches():
                 if self.progress >= end or stop():
                     break
@@ -144,12 +145,6 @@ class Cloner:
                 yield batches[self.at]
             self.block, self.at = self.block + 1, 0
 
-    def _instruction_text(self, instruction_id: int) -> str:
-        """The words behind an id of a batch: behind those of the demonstrations come the same, things not named."""
-        turn, own = divmod(instruction_id, len(self.demonstrations.texts))
-        text = self.demonstrations.instruction_text(own)
-        return described(text) if turn else text
-
     def _generator(self, *key: int) -> torch.Generator:
         """Random numbers of this run, round and key."""
         return torch.Generator().manual_seed(self._seed(*key))
@@ -168,13 +163,8 @@ class Cloner:
             for t in range(1, noise.shape[1]):
                 noise[:, t] = torch.where(same[:, t - 1, None, None], noise[:, t - 1], noise[:, t])
             batch.features += self._blur * noise
-        if config.unknown_share > 0:
-            chosen = torch.rand(len(index), generator=self._generator(6, self.steps)) < config.unknown_share
-            batch = as_unknown(batch, chosen, self.policy.unknown_steps)
-        if config.described_share > 0:
-            generator = self._generator(8, self.steps)
-            chosen = torch.rand(len(index), generator=generator) < config.described_share
-            batch = as_described(batch, chosen, self.demonstrations.texts, generator)
+        draws = (self._generator(stream, self.steps) for stream in (6, 8))
+        batch = varied(batch, config, self.policy.unknown_steps, self.demonstrations.texts, *draws)
         self.optimizer.zero_grad(set_to_none=True)
         if config.word_dropout:
             self.reader.hide = config.word_dropout, self._generator(5, self.steps)

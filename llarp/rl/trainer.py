@@ -18,7 +18,7 @@ from llarp.policy.base import Policy
 from . import checkpoint
 from .beside import Beside
 from .collect import Collector
-from .config import PPOConfig, TrainConfig
+from .config import BCConfig, PPOConfig, TrainConfig
 from .demonstrations import Demonstrations
 from .distributed import ALONE, Ranks, pack, unpack
 from .preemption import Watch
@@ -71,11 +71,11 @@ class Trainer:
         self.ranks.share_weights(self.policy)
         self.scale.restart(self.ranks)
 
-    def learn_beside(self, demonstrations: Demonstrations) -> None:
-        """Add the cross-entropy to demonstrations to the loss, `ppo.bc_coef` times."""
+    def learn_beside(self, demonstrations: Demonstrations, config: BCConfig) -> None:
+        """Add the cross-entropy to demonstrations, shown as cloning does, to the loss, `ppo.bc_coef` times."""
         seed = self.ranks.seed(self.seed)
         sizes = (self.ppo.bc_coef, self.ppo.micro_batch_tokens)
-        self.beside = Beside(self.policy, demonstrations, *sizes, seed, self._drawn)
+        self.beside = Beside(self.policy, demonstrations, config, *sizes, seed, self._drawn)
 
     def run(self, stop: Callable[[], bool] = lambda: False) -> None:
         """Trains until the steps or the time are used up or `stop()` is true at any rank, then writes a checkpoint.

@@ -14,6 +14,8 @@ from llarp.tasks.actions import ACTIONS, NUM_ACTIONS
 from llarp.tasks.entities import CATEGORIES
 from llarp.tasks.instructions import SINGULAR, plural
 
+from .config import BCConfig
+
 _PICK = [action.kind == "pick" for action in ACTIONS]
 _PLACE = [action.kind == "place" for action in ACTIONS]
 _ARRIVE = [action.kind in ("nav", "open") for action in ACTIONS]
@@ -29,6 +31,28 @@ OTHERS, RIGHT = (0.0, 1.6), (2.7, 1.7)
 """Mean and deviation of what a description lets expect of a wrong and of the right category: with them the right one is
 the first as often, and as far behind where it is not, as with a language model of 135 M parameters and the descriptions
 of benchmarks/named_next.py (37 % first; the quartile 2 nats behind)."""
+
+
+def varied(
+    batch: SegmentBatch, config: BCConfig, max_steps: int, texts: list[str], *generators: torch.Generator
+) -> SegmentBatch:
+    """Demonstrations, shares of them as if unknown and as if described (`bc.unknown_share`, `bc.described_share`).
+
+    `max_steps` as in `as_unknown`, `texts` as in `as_described`; each share has its own generator."""
+    rows = len(batch.valid)
+    for_unknown, for_described = generators
+    if config.unknown_share > 0:
+        batch = as_unknown(batch, torch.rand(rows, generator=for_unknown) < config.unknown_share, max_steps)
+    if config.described_share > 0:
+        chosen = torch.rand(rows, generator=for_described) < config.described_share
+        batch = as_described(batch, chosen, texts, for_described)
+    return batch
+
+
+def text_of(texts: list[str], instruction_id: int) -> str:
+    """The words behind an id of such a batch: behind those of the demonstrations come the same, things not named."""
+    turn, own = divmod(instruction_id, len(texts))
+    return described(texts[own]) if turn else texts[own]
 
 
 def as_unknown(batch: SegmentBatch, rows: Tensor, max_steps: int) -> SegmentBatch:
