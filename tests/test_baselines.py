@@ -40,7 +40,9 @@ BASELINES = {
     "lstm": {"kind": "lstm", "lstm_hidden": 24, "lstm_layers": 2},
     "lstm_skill_names": {"kind": "lstm", "lstm_hidden": 24, "head": "skill_names"},
     "encoder_decoder": {"kind": "encoder_decoder", "decoder_width": 32, "decoder_layers": 2, "dropout": 0.1},
-    "encoder_decoder_skill_names": {"kind": "encoder_decoder", "decoder_width": 32, "head": "skill_names"},
+    "encoder_decoder_skill_names": {
+        "kind": "encoder_decoder", "decoder_width": 32, "head": "skill_names", "word_layers": 1,
+    },
     "scratch": {"llm_weights": "random"},
     "lora": {"lora_rank": 3},
     "lora_skill_names": {"lora_rank": 3, "head": "skill_names", "num_visual_tokens": 2},

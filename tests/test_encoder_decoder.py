@@ -104,6 +104,25 @@ def test_hidden_words_are_other_each_time_and_never_the_last():
     assert seen[torch.arange(50), told.length - 1].all()
 
 
+def test_words_tell_what_stands_around_them_but_nothing_of_hidden_ones_or_padding():
+    torch.manual_seed(0)
+    words, plain = WordReader(4, 16, layers=1), WordReader(4, 16)
+    plain.load_state_dict(words.state_dict(), strict=False)
+    told = Told(torch.randn(2, 5, 4).half(), torch.tensor([5, 3]), torch.randn(2, 5))
+    assert torch.equal(words(told)[0], plain(told)[0])  # to begin with
+    for parameter in words.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    before = words(told)[0]
+    other = told._replace(words=told.words.clone())
+    other.words[0, 1] = other.words[1, 3:] = 9.0
+    after = words(other)[0]
+    assert (before[0] - after[0]).abs().amax(-1).min() > 1e-4  # all know of the second one
+    torch.testing.assert_close(before[1, :3], after[1, :3])  # not of the padding
+    torch.testing.assert_close(before[1:, :3], words(Told(told.words[1:, :3], told.length[1:], told.last[1:]))[0])
+    words.hide = 1.0, torch.Generator()
+    torch.testing.assert_close(words(told)[0][0, 2:], words(other)[0][0, 2:])
+
+
 def test_looks_of_what_training_never_shows_are_not_asked(config):  # noqa: F811
     """Beside the actor's, the logits of held-out picks have nothing of the picture; `unknown` does so for others."""
     policy = build(config, NAME)

@@ -84,6 +84,9 @@ class PolicyConfig:
     """Width of the decoder of kind=encoder_decoder, a multiple of 8."""
     decoder_layers: int = 3
     """Layers of that decoder."""
+    word_layers: int = 0
+    """Trained recurrent layers (GRU, both ways) over the instruction's words before that decoder looks them up: which
+    object goes with which place."""
     dropout: float = 0.0
     """Dropout within that decoder, while cloning."""
     lstm_hidden: int = 512
@@ -122,6 +125,8 @@ class PolicyConfig:
         for name in sizes:
             if not 1 <= getattr(self, name) <= LARGEST:
                 raise UserError(f"policy.{name}={getattr(self, name)}: must be at least 1 and at most {LARGEST}")
+        if not 0 <= self.word_layers <= LARGEST:
+            raise UserError(f"policy.word_layers={self.word_layers}: must be at least 0 and at most {LARGEST}")
         if self.instruction_cache_mb < 0:
             raise UserError(f"policy.instruction_cache_mb={self.instruction_cache_mb}: must be at least 0")
         if not 0.01 <= self.temperature <= 100:

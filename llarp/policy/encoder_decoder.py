@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
 
 from llarp.tasks.actions import ACTIONS, NOVEL_PICKS, NUM_ACTIONS
 
@@ -66,7 +67,7 @@ class Words(Readings):
     def get(self, texts: list[str]) -> Told:
         words, last = self._of(texts)
         length = torch.tensor(list(map(len, words)), device=self.llm.device)
-        return Told(nn.utils.rnn.pad_sequence(words, batch_first=True), length, torch.stack(last))
+        return Told(pad_sequence(words, batch_first=True), length, torch.stack(last))
 
 
 class Memory(NamedTuple):
@@ -176,11 +177,22 @@ class SkillFeatures(nn.Module):
 
 
 class WordReader(nn.Module):
-    """What the language model kept of an instruction's tokens, (B, P, width)."""
+    """What the language model kept of an instruction's tokens, (B, P, width), and what stands around them.
 
-    def __init__(self, size: int, width: int):
+    A small frozen model hardly says at one word what another belongs to: which of two objects goes to which of two
+    places. Recurrent layers learn that within minutes where attention with places did not (docs/log.md).
+    """
+
+    def __init__(self, size: int, width: int, layers: int = 0):
+        """`layers`: recurrent ones, which begin as if they were not there; 0: none."""
         super().__init__()
         self.read = nn.Sequential(nn.LayerNorm(size), nn.Linear(size, width), nn.LayerNorm(width))
+        both_ways = {"batch_first": True, "bidirectional": True}
+        self.around = nn.GRU(width, width // 2, layers, **both_ways) if layers else None
+        if self.around is not None:
+            self.add = nn.Linear(width, width)
+            nn.init.zeros_(self.add.weight)
+            nn.init.zeros_(self.add.bias)
         self.hide: tuple[float, torch.Generator] | None = None
         """Share of an instruction's tokens, drawn from the generator, that cannot be looked up; never the last one."""
 
@@ -192,7 +204,12 @@ class WordReader(nn.Module):
             share, generator = self.hide
             hidden = torch.rand(seen.shape, generator=generator).to(seen.device) < share
             seen = seen & ~(hidden & (slot < told.length[:, None] - 1))
-        return self.read(told.words.float()), seen
+        words = self.read(told.words.float())
+        if self.around is not None:
+            shown = pack_padded_sequence(words * seen[..., None], told.length.cpu(), True, enforce_sorted=False)
+            around, _ = pad_packed_sequence(self.around(shown)[0], True, total_length=words.shape[1])
+            words = words + self.add(around)
+        return words, seen
 
 
 class StepDecoder(nn.Module):
@@ -211,7 +228,7 @@ class StepDecoder(nn.Module):
         self.place = nn.Parameter(0.02 * torch.randn(num_tokens, config.projector_hidden))
         self.tell = nn.Sequential(nn.GELU(), nn.Linear(config.projector_hidden, config.projector_hidden), nn.GELU())
         self.picture = nn.Linear(config.projector_hidden, width)
-        self.reader = WordReader(value_size, width)
+        self.reader = WordReader(value_size, width, config.word_layers)
         self.last = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, width))
         self.previous_action = ActionEmbedding(words) if config.observe_previous_action else None
         self.act_before = nn.Linear(hidden, width)
@@ -243,12 +260,13 @@ class StepDecoder(nn.Module):
         vague: Tensor | None = None,
         memory: Memory | None = None,
         history: Tensor | None = None,
+        words: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
         """Logits (B, T, 70), values (B, T) and each layer's keys and values of these steps.
 
         `features` (B, T, num_tokens, dim), `previous` (B, T) actions; `unknown` (B, 70) bool: picks to be treated as
         those that training never shows; `vague` (B, categories): as `SegmentBatch.expected`. One step of rows with a
-        `memory` comes with its `history` (B, 1, 70, 7).
+        `memory` comes with its `history` (B, 1, 70, 7) and with what the reader made of the `words` before.
         """
         telling = self.tell(self.read_cells(self.standardize(features.float())) + self.place)  # (B, T, C, hidden)
         strongest = telling.amax(-2)
@@ -275,7 +293,7 @@ class StepDecoder(nn.Module):
         x = x + self.came_of_it(history[..., [0, 6]].amax(-2))  # whether it took effect, whether the hand is full
         at = torch.arange(x.shape[1], device=x.device)[None] if memory is None else memory.step[:, None]
         x = x + self.when[at.clamp(max=len(self.when) - 1)]  # only padding lies farther out
-        words, seen = self.reader(told)
+        words, seen = self.reader(told) if words is None else words
         made: list[tuple[Tensor, Tensor]] = []
         for layer, block in enumerate(self.blocks):
             past = None
@@ -309,7 +327,7 @@ class EncoderDecoderPolicy(ReadOncePolicy):
 
     State (N worlds), beside what `ReadOncePolicy` has: keys, values (N, layers, heads, max_steps, size) of earlier
     steps; changed (N, max_steps) bool, whether what was done before a step changed the picture; words, length, last as
-    in `Told`.
+    in `Told`; read (N, P, width), what the reader makes of the words.
     """
 
     variant: Variant = "encoder_decoder"
@@ -342,11 +360,13 @@ class EncoderDecoderPolicy(ReadOncePolicy):
             "words": words.half(),
             "length": torch.ones(num_envs, dtype=torch.int64, device=device),
             "last": torch.zeros(num_envs, self.llm.hidden_size, device=device),
+            "read": torch.zeros(num_envs, config.max_instruction_tokens, config.decoder_width, device=device),
         }
 
     def _start(self, state: State, rows: Tensor, read: Told) -> None:
         state["words"][rows, : read.words.shape[1]] = read.words
         state["length"][rows], state["last"][rows] = read.length, read.last
+        state["read"][rows, : read.words.shape[1]] = self.heads.reader(read)[0]
 
     def _step(self, state: State, step: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
         rows = torch.arange(len(step), device=self.device)
@@ -356,14 +376,18 @@ class EncoderDecoderPolicy(ReadOncePolicy):
         changed = state["changed"][:, : previous.shape[1]]
         # what stands behind a row's own step is not in it
         history = self.heads.skills.history(previous, changed)[rows, step]
-        told = Told(state["words"][:, : int(state["length"].max())], state["length"], state["last"])
+        told, words = self._told(state), state["read"][:, : int(state["length"].max())]
+        seen = torch.arange(words.shape[1], device=self.device) < told.length[:, None]
         memory = Memory(state["keys"], state["values"], step)
         now = features[:, None], previous[rows, step][:, None]
-        logits, value, made = self.heads(told, *now, memory=memory, history=history[:, None])
+        logits, value, made = self.heads(told, *now, memory=memory, history=history[:, None], words=(words, seen))
         for layer, (key, new) in enumerate(made):
             state["keys"][rows, layer, :, step] = key[:, :, 0]
             state["values"][rows, layer, :, step] = new[:, :, 0]
         return logits[:, 0], value[:, 0]
+
+    def _told(self, state: State) -> Told:
+        return Told(state["words"][:, : int(state["length"].max())], state["length"], state["last"])
 
     def action_logits(self, batch: SegmentBatch) -> tuple[Tensor, Tensor]:
         told = self._readings_of(batch)
@@ -371,6 +395,8 @@ class EncoderDecoderPolicy(ReadOncePolicy):
 
     @torch.no_grad()
     def refresh_state(self, state: State) -> State:
+        told = self._told(state)
+        state["read"][:, : told.words.shape[1]] = self.heads.reader(told)[0]
         for t in range(int(state["step"].max())):  # what rows not so far write here, their own next step overwrites
             self._step(state, torch.full_like(state["step"], t), state["features"][:, t])
         return state
