@@ -86,7 +86,7 @@ class PolicyConfig:
     """Layers of that decoder."""
     word_layers: int = 0
     """Trained recurrent layers (GRU, both ways) over the instruction's words before that decoder looks them up: which
-    object goes with which place."""
+    object goes with which place. An experiment: what that gains is lost where words are new (docs/log.md)."""
     dropout: float = 0.0
     """Dropout within that decoder, while cloning."""
     lstm_hidden: int = 512
