@@ -510,14 +510,14 @@ def test_ppo_with_demonstrations_learns_what_they_show_and_resumes(tmp_path: Pat
     demos, log = demonstrations(tmp_path, 60), []
     torch.manual_seed(0)
     trainer = trainer_of(RecurrentPolicy(), log, bc_coef=1.0, lr=1e-2)
-    trainer.learn_beside(demos)
+    trainer.learn_beside(demos, BCConfig())
     trainer.run()
     assert log[-1]["bc_accuracy"] > log[0]["bc_accuracy"] + 0.3 and log[-1]["bc_loss"] < log[0]["bc_loss"] - 1
     again = trainer_of(RecurrentPolicy(), [], bc_coef=1.0)
     checkpoint.save(tmp_path / "step_1.pt", trainer.policy, trainer.state_dict())
     again.load(tmp_path / "step_1.pt")
     assert again.shown == demos.number.tolist()  # and no others that the folder may hold by then
-    again.learn_beside(demos)
+    again.learn_beside(demos, BCConfig())
     assert again.beside.drawn == trainer.beside.drawn > 60
 
 
