@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from .config import RunConfig
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Put `text` at `path` in one go: readers see the old file or the new one, never part of one."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Put `content` at `path` in one go: readers see the old file or the new one, never part of one."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

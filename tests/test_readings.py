@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from test_baselines import build, config  # noqa: F401 (a fixture)
 
 from llarp.errors import UserError
@@ -91,12 +92,8 @@ def test_a_damaged_file_is_named(config, policy, small, tmp_path, harm):  # noqa
     if harm == "cut":
         path.write_bytes(path.read_bytes()[:-100])
     elif harm == "foreign":
-        from safetensors.torch import save_file
-
         save_file({"weight": torch.zeros(3)}, path)
     else:
-        from safetensors.torch import load_file, save_file
-
         tensors = load_file(path)
         tensors["shape0"] += 1
         save_file(tensors, path, {"texts": "[]"})
@@ -105,11 +102,12 @@ def test_a_damaged_file_is_named(config, policy, small, tmp_path, harm):  # noqa
 
 
 def test_a_full_disk_leaves_nothing_half_written(policy, small, tmp_path, monkeypatch):
-    def full(tensors, path, metadata):
-        path.write_bytes(b"half")
+    def full(path, content):
+        with path.open("wb") as file:
+            file.write(content[: len(content) // 2])
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(readings, "save_file", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(UserError, match=r"cannot be written \(No space left on device\); make room"):
         list(policy.read_into(tmp_path, TEXTS))
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

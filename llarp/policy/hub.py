@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -21,7 +20,7 @@ from torch import Tensor
 
 import llarp
 from llarp.errors import UserError
-from llarp.runfolder import to_json
+from llarp.runfolder import to_json, write_atomically
 from llarp.tasks.actions import ACTION_NAMES, NUM_STANDARD
 
 from .base import grown
@@ -142,14 +141,10 @@ def make_folder(folder: Path) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """A file in one go; UserError where the disk refuses."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
+        write_atomically(path, content)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}") from None
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def exact(tensor: Tensor) -> Tensor:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import uuid
 from abc import ABC, abstractmethod
 from collections import OrderedDict
@@ -15,10 +13,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from llarp.errors import UserError
+from llarp.runfolder import write_atomically
 
 from .context import PREFIX_BATCH, tokens_of
 from .llm import FrozenLLM
@@ -80,6 +79,8 @@ class Readings(ABC):
         for path in sorted(folder.glob("*.safetensors")):
             self._filed.update(_read(path))
         missing = sorted({text for text in texts if text not in self._filed}, key=len)
+        if not missing:
+            return
         try:
             for first in range(0, len(missing), 2 * PREFIX_BATCH):
                 yield len(missing) - first
@@ -106,18 +107,14 @@ class Readings(ABC):
 def _write(folder: Path, readings: dict[str, Parts]) -> Path:
     """A file of readings, the k-th parts of all in one row; it appears under its name only when complete."""
     path = folder / f"{uuid.uuid4().hex[:12]}.safetensors"
-    unfinished = folder / f".{path.name}.partial"
     tensors = {}
     for k, column in enumerate(zip(*readings.values(), strict=True)):
         tensors[f"part{k}"] = torch.cat([part.cpu().flatten() for part in column])
         tensors[f"shape{k}"] = torch.tensor([list(part.shape) for part in column])
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, unfinished, {"texts": json.dumps(list(readings))})
-        os.replace(unfinished, path)
-    except (OSError, SafetensorError) as error:
-        with contextlib.suppress(OSError):
-            unfinished.unlink()
+        write_atomically(path, save(tensors, {"texts": json.dumps(list(readings))}))
+    except OSError as error:
         raise UserError(f"{folder}: readings of instructions cannot be written ({error}); make room") from None
     return path
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +31,7 @@ def write_weights(folder: Path, backbone: nn.Module) -> Path:
     if not all(t.isfinite().all() for t in tensors.values()):
         raise UserError("the weights are not finite: lower pretrain.lr")
     path = folder / WEIGHTS
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(save(tensors, metadata={"format": "pt"}))
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_atomically(path, save(tensors, metadata={"format": "pt"}))
     return path
 
 

@@ -9,9 +9,7 @@ episode, wherever and in whichever shard it was collected.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import uuid
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
@@ -20,7 +18,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from llarp.errors import UserError
@@ -187,14 +185,11 @@ class Store:
             "length": torch.tensor([len(e.action) for e in episodes], dtype=torch.int64),
             "success": torch.tensor([e.success for e in episodes], dtype=torch.bool),
         }
-        name = f"{min(e.number for e in episodes):08d}-{uuid.uuid4().hex[:8]}"
-        unfinished = self.path / f".{name}.partial"
+        name = f"{min(e.number for e in episodes):08d}-{uuid.uuid4().hex[:8]}.safetensors"
+        texts = json.dumps([e.instruction for e in episodes])
         try:
-            save_file(tensors, unfinished, {"instruction": json.dumps([e.instruction for e in episodes])})
-            os.replace(unfinished, self.path / f"{name}.safetensors")
-        except (OSError, SafetensorError) as error:
-            with contextlib.suppress(OSError):
-                unfinished.unlink()
+            write_atomically(self.path / name, save(tensors, {"instruction": texts}))
+        except OSError as error:
             raise UserError(f"{self.path}: demonstrations cannot be written ({error}); make room") from None
 
     def read(self) -> list[dict[str, Any]]:
