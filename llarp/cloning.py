@@ -196,12 +196,13 @@ class Cloning:
     def _played(self, number: int, missing: list[int]) -> Iterator[Played]:
         bc = self.config.bc
         env = self.make_env(
-            episode_set=self.episodes.select(rows_of(missing, len(self.episodes), self.config.seed)),
+            episode_set=self.episodes.select(rows_of(missing, len(self.episodes), self.config.data_seed)),
             num_envs=min(self.config.env.num_envs, len(missing)),
+            seed=self.config.data_seed,
             quota=True,
             visibility=bc.demonstrator == "explorer",
         )
-        choose: Any = Noise(bc.noise, self.config.seed)
+        choose: Any = Noise(bc.noise, self.config.data_seed)
         if number:
             choose = ByPolicy(self.policy, env, bc.dagger_beta**number, self.config.seed + number)
         yield from play(env, self.policy.encode, lambda: make_planner(bc.demonstrator), choose, missing)
@@ -252,5 +253,5 @@ def settings_of(config: RunConfig, policy: Policy, episodes: EpisodeSet) -> dict
         "max_steps": config.task.max_steps,
         "demonstrator": config.bc.demonstrator,
         "noise": config.bc.noise,
-        "seed": config.seed,
+        "seed": config.data_seed,
     }

@@ -51,6 +51,14 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise UserError(f"seed={self.seed}: must not be negative")
+        if self.ppo.pretends and self.policy.kind != "encoder_decoder":
+            raise UserError("ppo.unknown_share and ppo.described_share are for policy.kind=encoder_decoder: set that, "
+                            "or leave them out")  # fmt: skip
+
+    @property
+    def data_seed(self) -> int:
+        """The seed of training episodes and demonstrations."""
+        return self.seed if self.train.data_seed is None else self.train.data_seed
 
 
 # -- loading ----------------------------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ from .rl.config import TrainConfig
 from .rl.critic import fit_critic
 from .rl.distributed import ALONE, Ranks
 from .rl.trainer import Trainer
+from .rl.unknown import Hearing
 from .runfolder import RunFolder, find_run
 from .session import EVAL_SEED, HeldOut, Narrator, stop_on_interrupt, within
 
@@ -70,7 +71,7 @@ def build_env(config: RunConfig, **settings: Any) -> LanguageRearrangementVector
         autoreset_mode="same_step",
         config=config.env,
         task=config.task,
-        seed=config.seed,
+        seed=settings.pop("seed", config.seed),
         device=config.device,
         **settings,
     )
@@ -98,10 +99,11 @@ def train(config: RunConfig, resume: Path | None = None, ranks: Ranks = ALONE) -
         else:
             find_model(config.policy.llm)  # fetched before the team loads it together
         threads = config.env.render_threads or (0 if config.env.backend == "habitat" else ranks.threads())
-        env = None
+        env, episodes = None, load_episodes(config.env, config.data_seed)
         if not only_clone:
-            env = build_training_env(config, ranks.team, ranks.num_teams, render_threads=threads)
-        episodes = load_episodes(config.env, config.seed) if env is None else env.episodes
+            env = build_training_env(
+                config, ranks.team, ranks.num_teams, render_threads=threads, episode_set=episodes
+            )
     if ranks.mesh is not None:
         policy = build_policy(config, ranks)
     if config.train.init and resume is None:
@@ -127,6 +129,8 @@ def train(config: RunConfig, resume: Path | None = None, ranks: Ranks = ALONE) -
             shown.update(metrics)
 
         trainer = None
+        if env is not None and config.ppo.pretends:
+            env = Hearing(env, config.ppo, config.data_seed)
         if env is not None:
             trainer = Trainer(
                 env, policy, config.ppo, config.train, seed=config.seed, log=log, checkpoint_dir=folder.checkpoints,

@@ -635,7 +635,9 @@ def test_instructions_are_read_once_for_all_runs_on_the_same_demonstrations(tiny
     read: list[set[tuple[int, ...]]] = []
     own = TextFeatures.read
     monkeypatch.setattr(TextFeatures, "read", lambda self, ids: read[-1].update(map(tuple, ids)) or own(self, ids))
-    for name, more in (("a", ["algorithm=bc"]), ("b", ["algorithm=bc"]), ("c", ["train.warm_start=none"])):
+    other_seed = ["algorithm=bc", "seed=2", "train.data_seed=1"]
+    runs = ("a", ["algorithm=bc"]), ("b", ["algorithm=bc"]), ("c", ["train.warm_start=none"]), ("d", other_seed)
+    for name, more in runs:
         read.append(set())
         run(*words, *more, f"run_name=once_{name}")
     shown = {text for shard in Store.read(SimpleNamespace(shards=lambda: Path("once").glob("*.safetensors")))
@@ -643,6 +645,10 @@ def test_instructions_are_read_once_for_all_runs_on_the_same_demonstrations(tiny
     assert len(list(Path("once/readings").rglob("*.safetensors"))) == 1
     assert len(read[0] - read[1]) == len(shown) > 5 and read[1] < read[0]
     assert not (read[0] - read[1]) & read[2] and read[2] - read[0]  # PPO reads what was not demonstrated
+    assert read[3] <= read[1]  # and another seed on the same data nothing
+    first, other = (checkpoint.latest(Path(f"runs/once_{name}")) for name in "ad")
+    weights = [torch.load(path, weights_only=True)["parameters"]["actor.weight"] for path in (first, other)]
+    assert not torch.equal(*weights)
 
 
 def test_ppo_starts_from_a_clone_with_a_fitted_critic(cloned: dict[str, Any], tiny: list[str]) -> None:
@@ -671,6 +677,8 @@ def test_ppo_starts_from_a_clone_with_a_fitted_critic(cloned: dict[str, Any], ti
     ("words", "says"),
     [
         (["bc.demonstrations=shared", "bc.noise=0.3"], "shared: holds demonstrations with noise=0.12"),
+        (["bc.demonstrations=shared", "seed=2"], "shared: holds demonstrations with"),
+        (["bc.demonstrations=shared", "train.data_seed=-1"], "train.data_seed=-1 is out of range"),
         (["train.init=runs/none"], "train.init=runs/none: there is no such run"),
         (["train.init=runs/a", "policy.action_hidden=32"], "does not fit this policy"),
         (["bc.demonstrations=llm"], "llm: holds no demonstrations but something else"),

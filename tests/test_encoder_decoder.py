@@ -6,18 +6,21 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_baselines import build, config  # noqa: F401 (a fixture)
+from test_baselines import agreement, build, config  # noqa: F401 (a fixture)
 from test_bc import RecurrentPolicy
+from test_policy import TEXTS, roll_out
 from torch import Tensor
 from torch.nn import functional as F
 
+from llarp.config import load
 from llarp.errors import UserError
 from llarp.policy.base import NO_ACTION, SegmentBatch
 from llarp.policy.encoder_decoder import KINDS, Block, EncoderDecoderPolicy, SkillFeatures, Told, WordReader
+from llarp.policy.word_prior import PICKS
 from llarp.rl.bc import Cloner
 from llarp.rl.beside import Beside
-from llarp.rl.config import BCConfig
-from llarp.rl.unknown import as_described, as_unknown, described
+from llarp.rl.config import BCConfig, PPOConfig
+from llarp.rl.unknown import Heard, Hearing, as_described, as_unknown, described
 from llarp.tasks.actions import ACTION_INDEX, NOVEL_PICKS
 
 NAME = "encoder_decoder_skill_names"
@@ -174,8 +177,7 @@ def test_readings_make_room_for_the_latest(config):  # noqa: F811
         {"decoder_width": 20},
         {"dropout": 1.0},
         {"decoder_layers": 0},
-        {"lora_rank": 2},
-        {"llm_weights": "random"},
+        {"llm_weights": "random", "head": "skill_names"},
         {"word_prior": True},
         {"resampler": "cells"},
         {"tensor_parallel": 2},
@@ -314,3 +316,64 @@ def test_beside_ppo_demonstrations_are_shown_as_in_cloning(name):
 def test_demonstrations_of_the_unknown_need_a_policy_that_knows_of_it(name):
     with pytest.raises(UserError, match=f"{name}.*encoder_decoder"):
         Cloner(RecurrentPolicy(), BCConfig(**{name: 0.1}), seed=0)
+
+
+# -- PPO with the unknown ----------------------------------------------------------------------------------------------
+
+
+def test_shares_of_the_instructions_are_heard_as_if():
+    texts = ["Put an apple in the sink.", "An apple and a ball on the sofa.", "Close the fridge."]
+    heard = Heard(lambda i: texts[i % 3], PPOConfig(unknown_share=0.2, described_share=0.3), seed=4)
+    ids = torch.arange(900)
+    unknown, expected = heard.pretended(ids)
+    again = heard.pretended(ids.flip(0))
+    assert torch.equal(unknown, again[0].flip(0))
+    assert torch.equal(expected.nan_to_num(9), again[1].flip(0).nan_to_num(9))
+    one, two, none = (ids % 3 == k for k in range(3))
+    vague = ~expected.isnan().any(1)
+    assert 0.15 < unknown[one].any(1).float().mean() < 0.25 and 0.24 < vague[one].float().mean() < 0.36
+    assert not vague[~one].any() and not unknown[none].any() and not (vague & unknown.any(1)).any()
+    assert set(unknown[two].sum(1).tolist()) == {0, 2}
+    assert unknown[one].nonzero()[:, 1].unique().tolist() == [ACTION_INDEX["pick(apple)"]]
+    first = expected[vague].argmax(1) == PICKS.index(ACTION_INDEX["pick(apple)"])
+    assert 0.2 < first.float().mean() < 0.6 and torch.equal(expected[vague].amax(1), torch.zeros(int(vague.sum())))
+    for i in ids[one].tolist():
+        assert heard(i) == ("Put a thing in the sink." if vague[i] else texts[0])
+    assert heard(1) == texts[1]
+    other = Heard(lambda i: texts[i % 3], PPOConfig(unknown_share=0.2, described_share=0.3), seed=5).pretended(ids)
+    assert not torch.equal(other[0], unknown)
+
+
+@pytest.mark.parametrize("name", [NAME, "encoder_decoder_scratch"])
+def test_a_policy_acts_on_what_it_pretends_as_it_is_trained(config, name):  # noqa: F811
+    policy = build(config, name)
+    plain = roll_out(policy)
+    named = ["Put an apple in the sink.", "Bring me a ball.", "Open the fridge.", *TEXTS[3:]]
+    policy.bind_instructions(lambda i: named[i])
+    without = policy.action_logits(plain.batch)[0]
+    heard = Heard(lambda i: named[i], PPOConfig(unknown_share=0.5, described_share=0.5), seed=0)
+    unknown, expected = heard.pretended(torch.arange(len(TEXTS)))
+    assert unknown.any() and not expected.isnan().all()
+    policy.bind_instructions(heard)
+    assert (policy.action_logits(plain.batch)[0] - without).abs().amax() > 1e-3
+    rollout = roll_out(policy, seed=3)
+    agreement(policy, rollout)
+    policy.bind_instructions(lambda i: named[i])  # another environment, such as an evaluation's
+    after = roll_out(policy)
+    assert not after.state["unknown"].any() and after.state["expected"].isnan().all()
+    agreement(policy, after)
+
+
+def test_an_environment_is_its_own_but_for_what_is_heard():
+    class Env:
+        num_envs = 3
+
+        def instruction_text(self, i: int) -> str:
+            return "Put an apple in the sink."
+
+    env = Hearing(Env(), PPOConfig(described_share=1.0), seed=0)
+    assert env.num_envs == 3 and env.instruction_text(7) == "Put a thing in the sink."
+    with pytest.raises(UserError, match=r"ppo.unknown_share.*encoder_decoder"):
+        load("smoke", ["ppo.unknown_share=0.1"])
+    with pytest.raises(UserError, match=r"out of range"):
+        load("smoke", ["policy.kind=encoder_decoder", "ppo.unknown_share=0.6", "ppo.described_share=0.6"])

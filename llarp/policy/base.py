@@ -73,6 +73,11 @@ class Policy(nn.Module, ABC):
             raise RuntimeError("instruction ids need bind_instructions(lookup) first")
         return self._lookup(instruction_id)
 
+    def pretended(self, instruction_id: Tensor) -> tuple[Tensor, Tensor] | None:
+        """`unknown` and `expected`, as in `SegmentBatch`, of instructions (B,), where what is bound has that to say."""
+        pretend: Any = getattr(self._lookup, "pretended", None)
+        return None if pretend is None else pretend(instruction_id)
+
     def prepare_instructions(self, texts: list[str]) -> None:  # noqa: B027 (a policy may have nothing to prepare)
         """Told which instructions will come up soon, a policy can work on them together."""
 

@@ -26,6 +26,10 @@ def make_policy(
         from .encoder_decoder import EncoderDecoderPolicy
 
         return EncoderDecoderPolicy(config, device)
+    if config.variant == "trained_encoder_decoder":
+        from .trained_encoder import TrainedEncoderDecoderPolicy
+
+        return TrainedEncoderDecoderPolicy(config, device)
     if config.variant == "trained":
         from .trained import TrainedLLaRPPolicy
 

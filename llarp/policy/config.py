@@ -20,7 +20,7 @@ LARGEST = 1 << 16
 """No size of a policy is more: larger ones are slips, or somebody else's config.json that means harm."""
 BLANK = 128
 """Grey of every pixel of a blank picture, of 255."""
-Variant = Literal["frozen", "trained", "encoder_decoder", "lstm"]
+Variant = Literal["frozen", "trained", "encoder_decoder", "trained_encoder_decoder", "lstm"]
 
 
 @dataclass(frozen=True)
@@ -113,9 +113,10 @@ class PolicyConfig:
         """Which class of policy it takes (`build.py`)."""
         if self.kind == "lstm":
             return "lstm"
+        trained = self.llm_weights == "random" or self.lora_rank > 0
         if self.kind == "encoder_decoder":
-            return "encoder_decoder"
-        return "trained" if self.llm_weights == "random" or self.lora_rank else "frozen"
+            return "trained_encoder_decoder" if trained else "encoder_decoder"
+        return "trained" if trained else "frozen"
 
     def validate(self) -> None:
         """Raise UserError for settings that can not work."""
@@ -161,8 +162,6 @@ class PolicyConfig:
                 lstm and not one_vector,
             "policy.kind=lstm reads and sees itself: leave out policy.visual_skip, instruction_skip and word_prior":
                 lstm and (self.visual_skip or self.instruction_skip or self.word_prior),
-            "policy.kind=encoder_decoder reads frozen text features: leave out policy.llm_weights and policy.lora_rank":
-                decoder and (scratch or self.lora_rank),
             "policy.kind=encoder_decoder sees and reads itself: leave out policy.resampler, num_visual_tokens, "
             "visual_skip, instruction_skip and word_prior":
                 decoder and (self.resampler != "mlp" or self.num_visual_tokens > 1 or self.visual_skip

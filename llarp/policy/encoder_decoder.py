@@ -7,6 +7,7 @@ size nothing is left in a step, so that the same minutes teach from many times t
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +19,7 @@ from llarp.tasks.actions import ACTIONS, NOVEL_PICKS, NUM_ACTIONS
 
 from .base import SegmentBatch, State
 from .config import PolicyConfig, Variant
-from .context import compute_prefixes
+from .context import Entry, compute_prefixes
 from .heads import Standardize, action_mlp
 from .llm import FrozenLLM
 from .read_once import ReadOncePolicy
@@ -48,7 +49,7 @@ def read_layers(llm: FrozenLLM) -> Tensor:
 class Told(NamedTuple):
     """What the language model has made of B rows' instructions."""
 
-    words: Tensor  # (B, P, layers read * value size) float16: values of the tokens, left-aligned
+    words: Tensor  # (B, P, layers read * value size) float16 or float32: values of the tokens, left-aligned
     length: Tensor  # (B,) int64 tokens
     last: Tensor  # (B, hidden) float32: last hidden state
 
@@ -57,17 +58,27 @@ class Words(Readings):
     """`Told` of instructions."""
 
     what = f"values of {READ_LAYERS} layers, last hidden state"
+    dtype = torch.float16
+    """What values are kept in."""
 
     def read(self, ids: list[list[int]]) -> list[tuple[Tensor, ...]]:
+        return self.readings(compute_prefixes(self.llm, ids))
+
+    def readings(self, entries: list[Entry]) -> list[tuple[Tensor, ...]]:
+        """What is kept of what the language model made of texts."""
         layers = read_layers(self.llm).to(self.llm.device)
-        entries = compute_prefixes(self.llm, ids)
+        values = (entry.keys_values[1][layers].to(self.dtype) for entry in entries)
         # (L, H, P, D) of a text -> (P, L * H * D)
-        return [(e.keys_values[1][layers].permute(2, 0, 1, 3).flatten(1).half(), e.last.float()) for e in entries]
+        return [(v.permute(2, 0, 1, 3).flatten(1), e.last.float()) for v, e in zip(values, entries, strict=True)]
 
     def get(self, texts: list[str]) -> Told:
-        words, last = self._of(texts)
+        return self.told(zip(*self._of(texts), strict=True))
+
+    def told(self, readings: Iterable[tuple[Tensor, ...]]) -> Told:
+        """What `read` gave of B texts, in rows."""
+        words, last = zip(*readings, strict=True)
         length = torch.tensor(list(map(len, words)), device=self.llm.device)
-        return Told(pad_sequence(words, batch_first=True), length, torch.stack(last))
+        return Told(pad_sequence(list(words), batch_first=True), length, torch.stack(last))
 
 
 class Memory(NamedTuple):
@@ -357,16 +368,21 @@ class EncoderDecoderPolicy(ReadOncePolicy):
             "keys": keys,
             "values": keys.clone(),
             "changed": torch.zeros(num_envs, config.max_steps, dtype=torch.bool, device=device),
-            "words": words.half(),
+            "words": words.to(self.instructions.dtype),
             "length": torch.ones(num_envs, dtype=torch.int64, device=device),
             "last": torch.zeros(num_envs, self.llm.hidden_size, device=device),
             "read": torch.zeros(num_envs, config.max_instruction_tokens, config.decoder_width, device=device),
+            "unknown": torch.zeros(num_envs, NUM_ACTIONS, dtype=torch.bool, device=device),
+            "expected": torch.full((num_envs, len(self.heads.prior.picks)), torch.nan, device=device),
         }
 
     def _start(self, state: State, rows: Tensor, read: Told) -> None:
         state["words"][rows, : read.words.shape[1]] = read.words
         state["length"][rows], state["last"][rows] = read.length, read.last
         state["read"][rows, : read.words.shape[1]] = self.heads.reader(read)[0]
+
+    def _pretend(self, state: State, rows: Tensor, instruction_id: Tensor) -> None:
+        state["unknown"][rows], state["expected"][rows] = self.pretended(instruction_id) or (False, torch.nan)
 
     def _step(self, state: State, step: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
         rows = torch.arange(len(step), device=self.device)
@@ -380,7 +396,9 @@ class EncoderDecoderPolicy(ReadOncePolicy):
         seen = torch.arange(words.shape[1], device=self.device) < told.length[:, None]
         memory = Memory(state["keys"], state["values"], step)
         now = features[:, None], previous[rows, step][:, None]
-        logits, value, made = self.heads(told, *now, memory=memory, history=history[:, None], words=(words, seen))
+        as_if = state["unknown"], state["expected"]
+        past = {"memory": memory, "history": history[:, None], "words": (words, seen)}
+        logits, value, made = self.heads(told, *now, *as_if, **past)
         for layer, (key, new) in enumerate(made):
             state["keys"][rows, layer, :, step] = key[:, :, 0]
             state["values"][rows, layer, :, step] = new[:, :, 0]
@@ -391,7 +409,10 @@ class EncoderDecoderPolicy(ReadOncePolicy):
 
     def action_logits(self, batch: SegmentBatch) -> tuple[Tensor, Tensor]:
         told = self._readings_of(batch)
-        return self.heads(told, batch.features, batch.previous_action, batch.unknown, batch.expected)[:2]
+        as_if: tuple[Tensor | None, Tensor | None] = batch.unknown, batch.expected
+        if batch.unknown is None and batch.expected is None:
+            as_if = self.pretended(batch.instruction_id) or as_if
+        return self.heads(told, batch.features, batch.previous_action, *as_if)[:2]
 
     @torch.no_grad()
     def refresh_state(self, state: State) -> State:

@@ -51,6 +51,8 @@ class ReadOncePolicy(LLaRPPolicy):
         starting = torch.as_tensor(episode_start, device=self.device).nonzero().flatten()
         if len(starting):
             self._start(state, starting, self.instructions.get(self._texts(obs, starting)))
+            if "instruction_id" in obs:
+                self._pretend(state, starting, obs["instruction_id"][starting])
             state["step"][starting] = 0
             state["previous_action"][starting, 0] = NO_ACTION
         rows, step = torch.arange(len(features), device=self.device), state["step"].clone()
@@ -64,6 +66,9 @@ class ReadOncePolicy(LLaRPPolicy):
     def _start(self, state: State, rows: Tensor, read: Any) -> None:
         """Begin episodes in some rows (R,), with what `Readings.get` gave of their R instructions."""
         raise NotImplementedError
+
+    def _pretend(self, state: State, rows: Tensor, instruction_id: Tensor) -> None:  # noqa: B027
+        """Begin with what `pretended` says of the instructions (R,), in a policy that makes use of it."""
 
     def _step(self, state: State, step: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (N, 70) and values (N,) of all rows at their steps (N,), which the state then remembers."""

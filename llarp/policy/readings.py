@@ -94,8 +94,12 @@ class Readings(ABC):
         """Put what is only in memory into a file."""
         if self._kept:
             self._filed.update(_read(_write(folder, dict(self._kept))))
-            self._kept.clear()
-            self._bytes = 0
+            self.forget()
+
+    def forget(self) -> None:
+        """Keep nothing in memory."""
+        self._kept.clear()
+        self._bytes = 0
 
     def _of(self, texts: list[str]) -> tuple[list[Tensor], ...]:
         """The parts kept of B texts, the first of all, then the second of all, ..."""

@@ -135,21 +135,17 @@ class PresentInstructions(InstructionCache):
             self._version = self.llm.version()
 
 
-class TrainedLLaRPPolicy(LLaRPPolicy):
-    """The same network with a language model that is trained.
+class TrainsLanguageModel(LLaRPPolicy):
+    """What is the same for every policy with a language model that is trained.
 
     The state also holds the prompts' tokens (N, max_instruction_tokens), -1 where there is none: after an update
-    their keys and values are made anew as well.
+    what the language model makes of them is made anew as well.
     """
 
-    variant: Variant = "trained"
     llm: TrainedLLM
 
     def _load_llm(self, device: torch.device, mesh: DeviceMesh | None) -> FrozenLLM:
         return load_trained_llm(self.config, device)
-
-    def _make_cache(self, max_bytes: int) -> PresentInstructions:
-        return PresentInstructions(self.llm, self.config.max_instruction_tokens, max_bytes)
 
     @torch.no_grad()
     def initial_state(self, num_envs: int) -> State:
@@ -177,13 +173,15 @@ class TrainedLLaRPPolicy(LLaRPPolicy):
 
     @torch.no_grad()
     def refresh_state(self, state: State) -> State:
-        started = state["prefix_length"].nonzero().flatten()
+        started = (state["prompt"][:, 0] >= 0).nonzero().flatten()
         if len(started):
             ids = [[token for token in row if token >= 0] for row in state["prompt"][started].tolist()]
-            steps = state["step"].clone()
-            start_rows(state, started, self.instructions.read(ids, list(range(len(ids)))), self._prefix_slots)
-            state["step"].copy_(steps)
+            self._read_anew(state, started, ids)
         return super().refresh_state(state)
+
+    def _read_anew(self, state: State, rows: Tensor, ids: list[list[int]]) -> None:
+        """Put what the present weights make of the prompts `ids` into running episodes' rows (R,)."""
+        raise NotImplementedError
 
     def trainable_state_dict(self) -> dict[str, Tensor]:
         """Those of the heads, and the language model's trained weights under "llm."."""
@@ -203,3 +201,17 @@ class TrainedLLaRPPolicy(LLaRPPolicy):
         if self.config.llm_weights == "random":
             del frozen["llm"]
         return frozen
+
+
+class TrainedLLaRPPolicy(TrainsLanguageModel):
+    """The LLaRP policy with a language model that is trained."""
+
+    variant: Variant = "trained"
+
+    def _make_cache(self, max_bytes: int) -> PresentInstructions:
+        return PresentInstructions(self.llm, self.config.max_instruction_tokens, max_bytes)
+
+    def _read_anew(self, state: State, rows: Tensor, ids: list[list[int]]) -> None:
+        steps = state["step"].clone()
+        start_rows(state, rows, self.instructions.read(ids, list(range(len(ids)))), self._prefix_slots)
+        state["step"].copy_(steps)

@@ -35,6 +35,10 @@ class PPOConfig:
     # Divide rewards by the deviation of the discounted returns seen so far (Engstrom et al. 2020, arXiv 2005.12729).
     normalize_returns: bool = False
     bc_coef: float = 0.0  # weight of the cross-entropy to demonstrations (bc.*) beside PPO's loss; 0: none
+    # Shares of the instructions, as `bc.unknown_share` and `bc.described_share`: policy.kind=encoder_decoder acts as if
+    # it did not know the looks of what they name, or as if that was described only; the reward is the world's.
+    unknown_share: float = 0.0
+    described_share: float = 0.0
     normalize_advantage: bool = False  # scale the rollout's advantages to mean 0 and deviation 1
     bootstrap_time_limit: bool = False  # true: a truncated episode is worth the value of its final observation, not 0
     target_kl: float = 0.0  # no further epoch once one's mean KL estimate exceeds this; 0: off
@@ -47,10 +51,16 @@ class PPOConfig:
             check_range(f"ppo.{name}", getattr(self, name), 1)
         for name in ("lr", "adam_eps", "clip", "max_grad_norm", "max_log_prob_gap"):
             check_range(f"ppo.{name}", getattr(self, name), 1e-12)
-        for name in ("gamma", "gae_lambda", "micro_batch_fill"):
+        for name in ("gamma", "gae_lambda", "micro_batch_fill", "unknown_share", "described_share"):
             check_range(f"ppo.{name}", getattr(self, name), 0, 1)
         for name in ("clip_value", "entropy_coef", "value_coef", "target_kl", "bc_coef"):
             check_range(f"ppo.{name}", getattr(self, name), 0)
+        check_range("ppo.unknown_share + ppo.described_share", self.unknown_share + self.described_share, 0, 1)
+
+    @property
+    def pretends(self) -> bool:
+        """Whether some instructions are heard as if what they name was unknown or described."""
+        return self.unknown_share > 0 or self.described_share > 0
 
 
 @dataclass(frozen=True)
@@ -110,6 +120,8 @@ class TrainConfig:
     # Run, checkpoint or shipped policy whose weights training starts from (trained parts it lacks begin anew); empty:
     # random ones.
     init: str = ""
+    # Seed of the training episodes and the demonstrations, so that runs with other seeds can share them; null: `seed`.
+    data_seed: int | None = None
     total_steps: int = 20_000  # PPO's environment steps, all worlds together
     max_minutes: float = 0.0  # PPO also ends after this long; 0: no limit
     session_minutes: float = 0.0  # stop after this long as if asked to, to be resumed; 0: no limit
@@ -132,6 +144,7 @@ class TrainConfig:
         for name in ("max_minutes", "session_minutes", "eval_episodes", "critic_warmup_steps"):
             check_range(f"train.{name}", getattr(self, name), 0)
         check_range("train.preempt_share", self.preempt_share or 0, 0, 1)
+        check_range("train.data_seed", self.data_seed or 0, 0)
 
     @property
     def clones(self) -> bool:

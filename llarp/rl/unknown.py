@@ -1,10 +1,14 @@
-"""Demonstrations of what is to be found without knowing its looks, or its name: for `policy.kind=encoder_decoder`."""
+"""What is to be found without knowing its looks, or its name, in demonstrations and in PPO: for
+`policy.kind=encoder_decoder`."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +18,7 @@ from llarp.tasks.actions import ACTIONS, NUM_ACTIONS
 from llarp.tasks.entities import CATEGORIES
 from llarp.tasks.instructions import SINGULAR, plural
 
-from .config import BCConfig
+from .config import BCConfig, PPOConfig
 
 _PICK = [action.kind == "pick" for action in ACTIONS]
 _PLACE = [action.kind == "place" for action in ACTIONS]
@@ -113,14 +117,23 @@ def as_described(batch: SegmentBatch, rows: Tensor, texts: list[str], generator:
         label = batch.action[row, :steps].tolist()
         done = [*batch.previous_action[row, 1:steps].tolist(), label[-1]]
         picked = {_CATEGORY[done[t]] for t in range(steps) if _picked(label, done, t)}
-        named = {_SAID[name.lower()][0] for name in _NAME.findall(texts[int(instruction_id[row])])}
+        named = _named(texts[int(instruction_id[row])])
         if len(picked) == 1 and picked == named and not (batch.unknown is not None and batch.unknown[row].any()):
-            (right,) = picked
-            scores = OTHERS[0] + OTHERS[1] * drawn[row]
-            scores[right] = RIGHT[0] + RIGHT[1] * drawn[row, right]
-            expected[row] = (scores - scores.max()).clamp_min(FLOOR)
+            expected[row] = _vague(picked.pop(), drawn[row])
             instruction_id[row] += len(texts)
     return replace(batch, instruction_id=instruction_id, expected=expected)
+
+
+def _named(text: str) -> set[int]:
+    """The categories that a text names."""
+    return {_SAID[name.lower()][0] for name in _NAME.findall(text)}
+
+
+def _vague(right: int, drawn: Tensor) -> Tensor:
+    """What a description of a category lets expect (categories,), from standard normal numbers."""
+    scores = OTHERS[0] + OTHERS[1] * drawn
+    scores[right] = RIGHT[0] + RIGHT[1] * drawn[right]
+    return (scores - scores.max()).clamp_min(FLOOR)
 
 
 def _picked(label: list[int], done: list[int], step: int) -> bool:
@@ -147,3 +160,52 @@ def _with_reaches(label: list[int], done: list[int], previous: list[int]) -> tup
         elif _PLACE[done[t]] and label[t] == done[t]:
             empty = True
     return taken, reaches
+
+
+class Heard:
+    """An environment's instructions, by id, of which shares are heard as if what they name was unknown or described.
+
+    Which ones and how follows from the seed and the id. With one category named it may be described, with any number
+    all may be unknown.
+    """
+
+    def __init__(self, text: Callable[[int], str], config: PPOConfig, seed: int) -> None:
+        self._text, self._shares, self._seed = text, (config.unknown_share, config.described_share), seed
+
+    def __call__(self, instruction_id: int) -> str:
+        text = self._text(instruction_id)
+        return described(text) if self._how(instruction_id)[1] else text
+
+    def pretended(self, instruction_id: Tensor) -> tuple[Tensor, Tensor]:
+        """`unknown` (B, 70) and `expected` (B, categories) as in `SegmentBatch`, of ids (B,)."""
+        unknown = torch.zeros(len(instruction_id), NUM_ACTIONS, dtype=torch.bool)
+        expected = torch.full((len(instruction_id), len(CATEGORIES)), torch.nan)
+        for row, own in enumerate(instruction_id.tolist()):
+            as_unknown, as_described = self._how(own)
+            named = sorted(_named(self._text(own))) if as_unknown or as_described else []
+            if as_unknown:
+                unknown[row, [PICKS[category] for category in named]] = True
+            elif as_described:
+                drawn = self._random(own, 1).standard_normal(len(CATEGORIES), dtype=np.float32)
+                expected[row] = _vague(named[0], torch.from_numpy(drawn))
+        return unknown.to(instruction_id.device), expected.to(instruction_id.device)
+
+    def _random(self, *key: int) -> np.random.Generator:
+        return np.random.default_rng([self._seed, *key])
+
+    def _how(self, instruction_id: int) -> tuple[bool, bool]:
+        """Whether as if unknown, and whether as if described."""
+        draw, (as_unknown, as_described) = float(self._random(instruction_id, 0).random()), self._shares
+        one = as_unknown <= draw < as_unknown + as_described and len(_named(self._text(instruction_id))) == 1
+        return draw < as_unknown, one
+
+
+class Hearing:
+    """An environment whose instructions are `Heard`; all else is its own."""
+
+    def __init__(self, env: Any, config: PPOConfig, seed: int) -> None:
+        self._env = env
+        self.instruction_text = Heard(env.instruction_text, config, seed)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._env, name)
