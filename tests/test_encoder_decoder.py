@@ -351,7 +351,7 @@ def test_a_policy_acts_on_what_it_pretends_as_it_is_trained(config, name):  # no
     named = ["Put an apple in the sink.", "Bring me a ball.", "Open the fridge.", *TEXTS[3:]]
     policy.bind_instructions(lambda i: named[i])
     without = policy.action_logits(plain.batch)[0]
-    heard = Heard(lambda i: named[i], PPOConfig(unknown_share=0.5, described_share=0.5), seed=0)
+    heard = Heard(lambda i: named[i], PPOConfig(unknown_share=0.5, described_share=0.5), seed=2)
     unknown, expected = heard.pretended(torch.arange(len(TEXTS)))
     assert unknown.any() and not expected.isnan().all()
     policy.bind_instructions(heard)
