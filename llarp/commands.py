@@ -112,7 +112,8 @@ def _eval(request: Request) -> dict[str, Any]:
 
     return evaluate(
         config, checkpoint=checkpoint, policy=chosen.policy, split=chosen.split, episodes=chosen.episodes,
-        sample=chosen.sample, calibrated=chosen.calibrated, pictures=chosen.pictures, report=page, beside=beside,
+        sample=chosen.sample, calibrated=chosen.calibrated, pictures=chosen.pictures, hears=chosen.hears, report=page,
+        beside=beside,
     )  # fmt: skip
 
 

@@ -41,6 +41,10 @@ class EvalOptions(_Actor):
     pictures: Literal["camera", "shuffled", "blank"] = option(
         "camera", "what a checkpoint's policy is shown: camera, shuffled (another world's) or blank: does it look?"
     )
+    hears: Literal["named", "unknown", "described"] = option(
+        "named", "what the instruction names is to a policy.kind=encoder_decoder: known, or as if its looks were "
+                 "unknown, or as if it was described only: how well would it do with what training never showed?"
+    )  # fmt: skip
     report: str | None = option(None, "page (.html) with plots, tables, failures and pictures, in one file")
     compare: str | None = option(None, "JSON file with the numbers to stand beside ours on the page: what `out=` of "
                                        "an earlier eval wrote, or a paper's; default: the published total")  # fmt: skip

@@ -124,6 +124,8 @@ def _result(path: Path, card: dict[str, Any]) -> dict[str, Any]:
         raise UserError(f"results={path}: was measured with other weights than this policy's")
     if found.get("pictures", "camera") != "camera":
         raise UserError(f"results={path}: was measured with pictures={found['pictures']}, not the camera's")
+    if found.get("hears", "named") != "named":
+        raise UserError(f"results={path}: was measured with hears={found['hears']}, not with what was said")
     return {k: found[k] for k in _RESULT if k in found} | {"weights": which, "total": total, "splits": rows}
 
 

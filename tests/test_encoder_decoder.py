@@ -323,7 +323,7 @@ def test_demonstrations_of_the_unknown_need_a_policy_that_knows_of_it(name):
 
 def test_shares_of_the_instructions_are_heard_as_if():
     texts = ["Put an apple in the sink.", "An apple and a ball on the sofa.", "Close the fridge."]
-    heard = Heard(lambda i: texts[i % 3], PPOConfig(unknown_share=0.2, described_share=0.3), seed=4)
+    heard = Heard(lambda i: texts[i % 3], 0.2, 0.3, seed=4)
     ids = torch.arange(900)
     unknown, expected = heard.pretended(ids)
     again = heard.pretended(ids.flip(0))
@@ -340,7 +340,7 @@ def test_shares_of_the_instructions_are_heard_as_if():
     for i in ids[one].tolist():
         assert heard(i) == ("Put a thing in the sink." if vague[i] else texts[0])
     assert heard(1) == texts[1]
-    other = Heard(lambda i: texts[i % 3], PPOConfig(unknown_share=0.2, described_share=0.3), seed=5).pretended(ids)
+    other = Heard(lambda i: texts[i % 3], 0.2, 0.3, seed=5).pretended(ids)
     assert not torch.equal(other[0], unknown)
 
 
@@ -351,7 +351,7 @@ def test_a_policy_acts_on_what_it_pretends_as_it_is_trained(config, name):  # no
     named = ["Put an apple in the sink.", "Bring me a ball.", "Open the fridge.", *TEXTS[3:]]
     policy.bind_instructions(lambda i: named[i])
     without = policy.action_logits(plain.batch)[0]
-    heard = Heard(lambda i: named[i], PPOConfig(unknown_share=0.5, described_share=0.5), seed=2)
+    heard = Heard(lambda i: named[i], 0.5, 0.5, seed=2)
     unknown, expected = heard.pretended(torch.arange(len(TEXTS)))
     assert unknown.any() and not expected.isnan().all()
     policy.bind_instructions(heard)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from llarp.envs.config import EnvConfig
 from llarp.envs.vector import LanguageRearrangementVectorEnv
 from llarp.errors import UserError
+from llarp.rl.unknown import Heard
 from llarp.runfolder import find_run
 from llarp.tasks.episodes import EpisodeSet
 from llarp.tasks.planners import PLANNERS, make_planner
@@ -18,6 +19,9 @@ from llarp.tasks.task import TaskConfig
 
 if TYPE_CHECKING:
     from llarp.config import RunConfig
+
+
+Hears = Literal["named", "unknown", "described"]
 
 
 class Agent(Protocol):
@@ -37,13 +41,18 @@ class PolicyAgent:
     """A policy; `sample=False` takes the most probable action instead of sampling, as the original does not."""
 
     needs_visibility, needs_pictures = False, True
+    hears: Hears = "named"
+    """What instructions name is known ("named"), or as if its looks were unknown, or as if it was described only."""
 
     def __init__(self, policy: Any, sample: bool = True):
         self.policy, self.sample = policy, sample
 
     def start(self, env: Any) -> None:
         self.policy.bind_instructions(env.instruction_text)
-        if upcoming := env.upcoming_instructions(1000):
+        if self.hears != "named":
+            shares = float(self.hears == "unknown"), float(self.hears == "described")
+            self.policy.bind_instructions(Heard(env.instruction_text, *shares, seed=0))
+        elif upcoming := env.upcoming_instructions(1000):
             self.policy.prepare_instructions(upcoming)
         self.state = self.policy.initial_state(env.num_envs)
 

@@ -24,11 +24,11 @@ from llarp.tasks.exposure import episode_keys
 from llarp.tasks.generator import SPLITS
 from llarp.tasks.task import TaskConfig
 
-from .agents import Agent, PolicyAgent, make_agent, open_worlds
+from .agents import Agent, Hears, PolicyAgent, make_agent, open_worlds
 from .benchmark_report import write_page
 from .failures import FAILURES, Trace, failure, goal_form
 from .gallery import Gallery
-from .pictures import Pictures, with_pictures
+from .pictures import Pictures, with_hearing, with_pictures
 from .published_results import GROUPS, LLARP, NOT_UNSEEN, Results
 from .statistics import wilson
 
@@ -196,6 +196,7 @@ def evaluate(
     sample: bool = True,
     calibrated: bool = False,
     pictures: Pictures = "camera",
+    hears: Hears = "named",
     report: Path | None = None,
     beside: Results | None = None,
 ) -> dict[str, Any]:
@@ -204,6 +205,7 @@ def evaluate(
     With `report`, also a page to look at is written there, in which `beside` are the numbers to compare with."""
     names = _splits(config, split)
     agent = with_pictures(make_agent(config, checkpoint, policy, sample, calibrated), pictures)
+    agent = with_hearing(agent, hears)
     rows: dict[str, Any] = {}
     outcomes: dict[str, Any] = {}
     gallery = Gallery()
@@ -228,7 +230,7 @@ def evaluate(
     }
     if isinstance(agent, PolicyAgent):
         digest = weights_digest(agent.policy.trainable_state_dict())
-        result |= {"sample": sample, "pictures": pictures, "weights_sha256": digest}
+        result |= {"sample": sample, "pictures": pictures, "hears": hears, "weights_sha256": digest}
     if notes := asset_notes(config.env):
         result["notes"] = list(notes)
     if report is not None:

@@ -1,4 +1,4 @@
-"""What a policy sees instead of its own camera, to tell whether it looks: another world's pictures, or none."""
+"""What a policy is shown or told instead of its own camera's pictures and its instruction, to tell what it goes by."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from llarp.errors import UserError
 from llarp.policy.config import BLANK
 
-from .agents import Agent, PolicyAgent
+from .agents import Agent, Hears, PolicyAgent
 
 Pictures = Literal["camera", "shuffled", "blank"]
 
@@ -41,3 +41,13 @@ def with_pictures(agent: Agent, pictures: Pictures) -> Agent:
     if not isinstance(agent, PolicyAgent):
         raise UserError(f"pictures={pictures} goes with checkpoint=PATH")
     return AlteredPictures(agent.policy, agent.sample, pictures)
+
+
+def with_hearing(agent: Agent, hears: Hears) -> Agent:
+    """The agent, told so; UserError for one that cannot be."""
+    if hears == "named":
+        return agent
+    if not isinstance(agent, PolicyAgent) or not agent.policy.unknown_steps:
+        raise UserError(f"hears={hears} goes with the checkpoint=PATH of a policy.kind=encoder_decoder")
+    agent.hears = hears
+    return agent

@@ -169,8 +169,10 @@ class Heard:
     all may be unknown.
     """
 
-    def __init__(self, text: Callable[[int], str], config: PPOConfig, seed: int) -> None:
-        self._text, self._shares, self._seed = text, (config.unknown_share, config.described_share), seed
+    def __init__(
+        self, text: Callable[[int], str], unknown_share: float, described_share: float, seed: int
+    ) -> None:
+        self._text, self._shares, self._seed = text, (unknown_share, described_share), seed
 
     def __call__(self, instruction_id: int) -> str:
         text = self._text(instruction_id)
@@ -205,7 +207,7 @@ class Hearing:
 
     def __init__(self, env: Any, config: PPOConfig, seed: int) -> None:
         self._env = env
-        self.instruction_text = Heard(env.instruction_text, config, seed)
+        self.instruction_text = Heard(env.instruction_text, config.unknown_share, config.described_share, seed)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._env, name)
