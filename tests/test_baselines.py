@@ -444,7 +444,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(training, "_film", lambda *args: [])
-        make_tiny_llm(folder / "llm")
+        make_tiny_llm(folder / "llm", tied=True)
         yield folder
 
 
