@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The baselines of docs/baselines.md with one budget: each clones one pass over the same demonstrations, then plays 100
-# episodes of every split. Prints the table and writes the curves.
+# episodes of every split. Prints the table (OUT/table.md).
 #
 #   benchmarks/baselines.sh OUT [EPISODES] ["NAMES"] ["SEEDS"]
 #

@@ -43,7 +43,7 @@ class EvalOptions(_Actor):
     )
     hears: Literal["named", "unknown", "described"] = option(
         "named", "what the instruction names is to a policy.kind=encoder_decoder: known, or as if its looks were "
-                 "unknown, or as if it was described only: how well would it do with what training never showed?"
+                 "unknown, or as if it was described only"
     )  # fmt: skip
     report: str | None = option(None, "page (.html) with plots, tables, failures and pictures, in one file")
     compare: str | None = option(None, "JSON file with the numbers to stand beside ours on the page: what `out=` of "

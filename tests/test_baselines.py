@@ -21,7 +21,7 @@ from llarp import train as training
 from llarp.config import load
 from llarp.errors import UserError
 from llarp.evaluation.agents import PlannerAgent, PolicyAgent
-from llarp.evaluation.pictures import with_pictures
+from llarp.evaluation.pictures import with_hearing, with_pictures
 from llarp.policy import hub
 from llarp.policy.base import NO_ACTION, Policy
 from llarp.policy.build import make_policy
@@ -530,3 +530,26 @@ def test_which_pictures_are_shown() -> None:
     assert [x[:, 0, 0, 0].tolist() for x in seen] == [[0, 1, 2], [1, 2, 0], [128, 128, 128]]
     with pytest.raises(UserError, match="checkpoint"):
         with_pictures(PlannerAgent("sweep"), "blank")
+
+
+def test_what_a_policy_is_told(config) -> None:
+    class Env:
+        num_envs = 1
+
+        def instruction_text(self, i: int) -> str:
+            return "Put an apple in the sink."
+
+        def upcoming_instructions(self, count: int) -> list[str]:
+            return [self.instruction_text(0)]
+
+    agents = [with_hearing(PolicyAgent(build(config, "encoder_decoder")), h) for h in ("named", "unknown", "described")]
+    for agent in agents:
+        agent.start(Env())
+    named, unknown, described = (agent.policy for agent in agents)
+    texts = [policy.instruction_text(0) for policy in (named, unknown, described)]
+    assert texts == ["Put an apple in the sink."] * 2 + ["Put a thing in the sink."]
+    assert named.pretended(torch.zeros(1, dtype=torch.int64)) is None
+    assert [int(p.pretended(torch.zeros(1, dtype=torch.int64))[0].sum()) for p in (unknown, described)] == [1, 0]
+    for agent in (PlannerAgent("sweep"), PolicyAgent(build(config, "lstm"))):
+        with pytest.raises(UserError, match=r"hears=unknown goes with .*encoder_decoder"):
+            with_hearing(agent, "unknown")

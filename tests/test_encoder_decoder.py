@@ -15,8 +15,9 @@ from torch.nn import functional as F
 from llarp.config import load
 from llarp.errors import UserError
 from llarp.policy.base import NO_ACTION, SegmentBatch
-from llarp.policy.encoder_decoder import KINDS, Block, EncoderDecoderPolicy, SkillFeatures, Told, WordReader
+from llarp.policy.encoder_decoder import KINDS, Block, EncoderDecoderPolicy, SkillFeatures
 from llarp.policy.word_prior import PICKS
+from llarp.policy.words import Told, WordReader
 from llarp.rl.bc import Cloner
 from llarp.rl.beside import Beside
 from llarp.rl.config import BCConfig, PPOConfig

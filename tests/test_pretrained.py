@@ -175,6 +175,7 @@ def test_results_are_entered_if_they_are_of_these_weights(
     assert "| new_scenes |" in (copy / hub.README).read_text()
     good = json.loads(out.read_text())
     bad = [({"weights_sha256": "0"}, "other weights"), ({"pictures": "blank"}, "pictures=blank"),
+           ({"hears": "unknown"}, "hears=unknown"),
            ({"total": good["total"] | {"ci95": 1}}, "no result file")]  # fmt: skip
     for change, said in bad:
         capsys.readouterr()

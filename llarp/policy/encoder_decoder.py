@@ -7,29 +7,23 @@ size nothing is left in a step, so that the same minutes teach from many times t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
 
 from llarp.tasks.actions import ACTIONS, NOVEL_PICKS, NUM_ACTIONS
 
 from .base import SegmentBatch, State
 from .config import PolicyConfig, Variant
-from .context import Entry, compute_prefixes
 from .heads import Standardize, action_mlp
-from .llm import FrozenLLM
 from .read_once import ReadOncePolicy
-from .readings import Readings
 from .skill_names import SkillNames
 from .word_prior import ActionEmbedding, Expected
+from .words import Told, WordReader, Words, read_layers
 
 HEADS = 8
-READ_LAYERS = 10
-"""Of so many of the language model's layers, evenly spaced, the last among them, the values are read."""
 EMBEDDING_SCALE = 4.0
 """Word embeddings are shorter than what else is added up to a step."""
 KINDS = sorted({action.kind for action in ACTIONS})
@@ -39,46 +33,6 @@ VAGUE = 1.75
 picked up then goes by what is expected, not by words that training has not shown (docs/log.md)."""
 SAME = 0.05
 """Pictures whose standardised features differ by no more show the same: what was done in between had no effect."""
-
-
-def read_layers(llm: FrozenLLM) -> Tensor:
-    """Whose values are read, from the last layer on."""
-    return torch.arange(llm.num_layers - 1, -1, -max(llm.num_layers // READ_LAYERS, 1))[:READ_LAYERS]
-
-
-class Told(NamedTuple):
-    """What the language model has made of B rows' instructions."""
-
-    words: Tensor  # (B, P, layers read * value size) float16 or float32: values of the tokens, left-aligned
-    length: Tensor  # (B,) int64 tokens
-    last: Tensor  # (B, hidden) float32: last hidden state
-
-
-class Words(Readings):
-    """`Told` of instructions."""
-
-    what = f"values of {READ_LAYERS} layers, last hidden state"
-    dtype = torch.float16
-    """What values are kept in."""
-
-    def read(self, ids: list[list[int]]) -> list[tuple[Tensor, ...]]:
-        return self.readings(compute_prefixes(self.llm, ids))
-
-    def readings(self, entries: list[Entry]) -> list[tuple[Tensor, ...]]:
-        """What is kept of what the language model made of texts."""
-        layers = read_layers(self.llm).to(self.llm.device)
-        values = (entry.keys_values[1][layers].to(self.dtype) for entry in entries)
-        # (L, H, P, D) of a text -> (P, L * H * D)
-        return [(v.permute(2, 0, 1, 3).flatten(1), e.last.float()) for v, e in zip(values, entries, strict=True)]
-
-    def get(self, texts: list[str]) -> Told:
-        return self.told(zip(*self._of(texts), strict=True))
-
-    def told(self, readings: Iterable[tuple[Tensor, ...]]) -> Told:
-        """What `read` gave of B texts, in rows."""
-        words, last = zip(*readings, strict=True)
-        length = torch.tensor(list(map(len, words)), device=self.llm.device)
-        return Told(pad_sequence(list(words), batch_first=True), length, torch.stack(last))
 
 
 class Memory(NamedTuple):
@@ -185,42 +139,6 @@ class SkillFeatures(nn.Module):
         """(B, T, 70) from steps (B, T, width) and `known` (B, T, 70, FEATURES)."""
         gates = self.gates(self.norm(hidden)).unflatten(-1, (len(KINDS), self.FEATURES))
         return (gates[..., self.kinds, :] * known).sum(-1)
-
-
-class WordReader(nn.Module):
-    """What the language model kept of an instruction's tokens, (B, P, width), and what stands around them.
-
-    A small frozen model hardly says at one word what another belongs to: which of two objects goes to which of two
-    places. Recurrent layers learn that within minutes where attention with places did not (docs/log.md).
-    """
-
-    def __init__(self, size: int, width: int, layers: int = 0):
-        """`layers`: recurrent ones, which begin as if they were not there; 0: none."""
-        super().__init__()
-        self.read = nn.Sequential(nn.LayerNorm(size), nn.Linear(size, width), nn.LayerNorm(width))
-        both_ways = {"batch_first": True, "bidirectional": True}
-        self.around = nn.GRU(width, width // 2, layers, **both_ways) if layers else None
-        if self.around is not None:
-            self.add = nn.Linear(width, width)
-            nn.init.zeros_(self.add.weight)
-            nn.init.zeros_(self.add.bias)
-        self.hide: tuple[float, torch.Generator] | None = None
-        """Share of an instruction's tokens, drawn from the generator, that cannot be looked up; never the last one."""
-
-    def forward(self, told: Told) -> tuple[Tensor, Tensor]:
-        """Words, and which of them may be looked at, bool (B, P)."""
-        slot = torch.arange(told.words.shape[1], device=told.words.device)
-        seen = slot < told.length[:, None]
-        if self.hide is not None:
-            share, generator = self.hide
-            hidden = torch.rand(seen.shape, generator=generator).to(seen.device) < share
-            seen = seen & ~(hidden & (slot < told.length[:, None] - 1))
-        words = self.read(told.words.float())
-        if self.around is not None:
-            shown = pack_padded_sequence(words * seen[..., None], told.length.cpu(), True, enforce_sorted=False)
-            around, _ = pad_packed_sequence(self.around(shown)[0], True, total_length=words.shape[1])
-            words = words + self.add(around)
-        return words, seen
 
 
 class StepDecoder(nn.Module):

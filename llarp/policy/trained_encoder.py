@@ -11,8 +11,9 @@ from torch import Tensor
 from .base import State, check_same_shapes
 from .config import Variant
 from .context import read_padded, tokens_of
-from .encoder_decoder import EncoderDecoderPolicy, Told, Words
+from .encoder_decoder import EncoderDecoderPolicy
 from .trained import TrainedLLM, TrainsLanguageModel
+from .words import Told, Words
 
 
 class PresentWords(Words):
@@ -29,10 +30,15 @@ class PresentWords(Words):
     def get(self, texts: list[str]) -> Told:
         if torch.is_grad_enabled():
             row = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-            told = self.told(self.read([tokens_of(self.llm, text, self.max_tokens) for text in row]))
+            told = self.of_tokens([tokens_of(self.llm, text, self.max_tokens) for text in row])
             index = torch.tensor([row[text] for text in texts], device=told.last.device)
             return Told(*(part[index] for part in told))
         return super().get(texts)
+
+    def of_tokens(self, ids: list[list[int]]) -> Told:
+        """Of prompts given as token ids; nothing is kept."""
+        words, last = zip(*self.read(ids), strict=True)
+        return self.told(list(words), list(last))
 
     def prepare(self, texts: list[str]) -> None:
         if self._version != self.llm.version():
@@ -55,7 +61,7 @@ class TrainedEncoderDecoderPolicy(TrainsLanguageModel, EncoderDecoderPolicy):
         return iter(())
 
     def _read_anew(self, state: State, rows: Tensor, ids: list[list[int]]) -> None:
-        self._start(state, rows, self.instructions.told(self.instructions.read(ids)))
+        self._start(state, rows, self.instructions.of_tokens(ids))
 
     def _drawn(self) -> dict[str, Tensor]:
         """What the heads took of random weights when they were drawn: it exists nowhere else."""
