@@ -19,13 +19,12 @@ mkdir -p "$out"
 for what in sim policy update train; do
     run $what python -m llarp bench $what repeats="$repeats" out="$out/$what.json"
 done
-for rollout in long short; do
-    for minibatches in 2 8; do
-        name=update-$rollout-$minibatches
-        run $name python benchmarks/reference_update.py rollout=$rollout minibatches=$minibatches \
-            repeats="$repeats" out="$out/$name.json"
-    done
+for rollout in natural long short; do
+    run update-$rollout python benchmarks/reference_update.py rollout=$rollout repeats="$repeats" \
+        out="$out/update-$rollout.json"
 done
+run update-long-8 python benchmarks/reference_update.py rollout=long minibatches=8 ablations=false \
+    repeats="$repeats" out="$out/update-long-8.json"
 for axis in worlds context backbone episodes; do
     run scaling-$axis python benchmarks/scaling.py axis=$axis repeats="$repeats" out="$out/scaling-$axis.json"
 done

@@ -1,9 +1,10 @@
 """How much faster is our PPO update than a plain transformers implementation of the same policy? One ratio a rollout.
 
-    python benchmarks/reference_update.py [rollout=long|short] [minibatches=8] [repeats=3] [ablations=true] [out=FILE]
-        [llm=NAME] [vision=NAME] [worlds=16] [steps=32] [epochs=2] [threads=N] [device=cpu]
+    python benchmarks/reference_update.py [rollout=natural|long|short] [minibatches=2] [repeats=3] [ablations=true]
+        [out=FILE] [llm=NAME] [vision=NAME] [worlds=16] [steps=32] [epochs=2] [threads=N] [device=cpu]
 
-`long`: every episode lasts the whole rollout; `short`: 10 steps on average. The plain update (`plain_update.py`) is
+`natural`: one step in 24 ends its episode, as in `llarp bench train`; `long`: every episode lasts the whole rollout;
+`short`: 10 steps on average. Two mini-batches are the default preset's. The plain update (`plain_update.py`) is
 timed in float32, encoding the pictures in every mini-batch or with stored features, and in bfloat16 with stored
 features, which is the original's way; ours in bfloat16; all in turn, in one process, on the same rollout (one a
 precision: each holds the log-probabilities of its own numerics). Ours also recomputes the old log-probabilities, which
@@ -26,6 +27,7 @@ from typing import Any
 import torch
 from plain_update import PlainUpdate, load_model, make_rollout
 
+from llarp.bench import STEPS_TO_SUCCESS
 from llarp.envs.config import EnvConfig
 from llarp.envs.episode_source import load_episodes
 from llarp.policy.config import PolicyConfig
@@ -34,19 +36,20 @@ from llarp.rates import finish, seconds_of
 from llarp.rl.config import PPOConfig
 from llarp.rl.update import ppo_update, trainable_parameters
 
-SHORT_STEPS = 10.0
+MEAN_STEPS = {"natural": float(STEPS_TO_SUCCESS), "long": 0.0, "short": 10.0}
+"""Of an episode, were it not cut at the rollout's end; 0: all last as long as the rollout."""
 TOLERANCE = 1e-3
 """Largest difference of losses, and of gradients over the largest gradient, in float32."""
 DEFAULTS = {
-    "rollout": "long", "minibatches": "8", "repeats": "3", "ablations": "true", "llm": "smollm2-135m", "worlds": "16",
-    "steps": "32", "epochs": "2", "threads": "0", "device": "cpu", "vision": "vit_tiny_patch16_224", "seed": "1",
-    "out": "",
+    "rollout": "natural", "minibatches": "2", "repeats": "3", "ablations": "true", "llm": "smollm2-135m",
+    "worlds": "16", "steps": "32", "epochs": "2", "threads": "0", "device": "cpu", "vision": "vit_tiny_patch16_224",
+    "seed": "1", "out": "",
 }  # fmt: skip
 
 
 def ours(policy: LLaRPPolicy, rollout: Any, config: PPOConfig) -> Callable[[], dict[str, float]]:
     """Our update, as the trainer calls it."""
-    optimizer = torch.optim.Adam(trainable_parameters(policy), lr=config.lr, eps=config.adam_eps)
+    optimizer = torch.optim.Adam(trainable_parameters(policy), lr=config.lr, eps=config.adam_eps, fused=True)
     return lambda: ppo_update(policy, optimizer, rollout, config, torch.Generator().manual_seed(0))
 
 
@@ -110,7 +113,7 @@ def compare(options: dict[str, str]) -> dict[str, Any]:
     if number["threads"]:
         torch.set_num_threads(number["threads"])
     torch.manual_seed(number["seed"])
-    mean_steps = {"long": 0.0, "short": SHORT_STEPS}[options["rollout"]]
+    mean_steps = MEAN_STEPS[options["rollout"]]
     config = PPOConfig(num_steps=number["steps"], num_epochs=number["epochs"], num_minibatches=number["minibatches"])
     all_texts = load_episodes(EnvConfig(), number["seed"]).instruction
     texts = [str(all_texts[i]) for i in range(0, len(all_texts), max(1, len(all_texts) // 256))][:256]
@@ -166,6 +169,9 @@ def main(words: list[str]) -> int:
     options = DEFAULTS | dict(word.split("=", 1) for word in words)
     if unknown := options.keys() - DEFAULTS.keys():
         print(f"unknown setting {sorted(unknown)[0]}: the known ones are {', '.join(DEFAULTS)}", file=sys.stderr)
+        return 2
+    if options["rollout"] not in MEAN_STEPS:
+        print(f"rollout={options['rollout']}: choose one of {', '.join(MEAN_STEPS)}", file=sys.stderr)
         return 2
     result = compare(options)
     s = result["settings"]

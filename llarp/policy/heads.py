@@ -114,6 +114,11 @@ class Heads(nn.Module):
         if isinstance(self.actor, nn.Linear):
             begin_as_word_scores(self.trunk, self.actor, action_embeddings)
 
+    @property
+    def looks_back(self) -> bool:
+        """Whether `forward` asks what the instructions are."""
+        return self.reader is not None or self.prior is not None
+
     def see(self, features: Tensor, previous_action: Tensor) -> tuple[Tensor, Tensor | None]:
         """Tokens (..., K, hidden) of features (..., num_tokens, dim) and the actions (...) that led there; what the
         picture adds to the logits (..., 70), if anything."""
@@ -137,7 +142,7 @@ class Heads(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Logits (B, T, 70) and values (B, T) from the language model's last hidden states (B, T, hidden), `glance`,
         what the picture adds, and `told`, the instructions: what an `InstructionReader` reads of U of them, and their
-        last hidden states (U, hidden)."""
+        last hidden states (U, hidden). Of heads that do not look back any leading dimensions do, without `told`."""
         hidden = hidden.float()
         if self.reader is not None and told is not None:
             hidden = self.reader(hidden, *told[:3])

@@ -123,9 +123,11 @@ class LlamaDecoder:
                 entries.append(qkv[:, self.heads * self.head_size :])
             y, r2 = rms_norm(middle, block.norm_mlp, self.eps)
             gate_up = block.gate_up(y)
-            after = block.down(swiglu(gate_up)).add_(middle)
+            gate, up = gate_up.chunk(2, -1)
+            opened = F.silu(gate)
+            after = block.down(opened * up if saved is not None else opened.mul_(up)).add_(middle)
             if saved is not None:
-                saved.append((x, r1, kept, middle, r2, gate_up))
+                saved.append((x, r1, kept, middle, r2, gate_up, opened))
             x = after
         y, r1 = rms_norm(x, self.norm, self.eps)
         if saved is not None:
@@ -138,8 +140,8 @@ class LlamaDecoder:
         grad = rms_norm_back(grad, x, r, self.norm)
         for i in reversed(range(len(self.blocks))):
             block = self.blocks[i]
-            x, r1, kept, middle, r2, gate_up = saved[i]
-            inner = block.gate_up.back(swiglu_back(block.down.back(grad), gate_up))
+            x, r1, kept, middle, r2, gate_up, opened = saved[i]
+            inner = block.gate_up.back(swiglu_back(block.down.back(grad), gate_up, opened))
             grad = rms_norm_back(inner, middle, r2, block.norm_mlp).add_(grad)
             inner = self._attend_back(block.out.back(grad), packed, kept)
             inner = block.query_key_value.back(self._turned_back(inner, turn))
@@ -336,13 +338,14 @@ def swiglu(gate_up: Tensor) -> Tensor:
     return F.silu(gate).mul_(up)
 
 
-def swiglu_back(grad: Tensor, gate_up: Tensor) -> Tensor:
-    """Gradient of `swiglu`'s gate and up."""
+def swiglu_back(grad: Tensor, gate_up: Tensor, opened: Tensor) -> Tensor:
+    """Gradient of `swiglu`'s gate and up; `opened`: silu(gate), which it has worked out."""
     gate, up = gate_up.chunk(2, -1)
     out = torch.empty_like(gate_up)
     of_gate, of_up = out.chunk(2, -1)
-    torch.mul(grad, F.silu(gate), out=of_up)
-    torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=of_gate)
+    torch.mul(grad, opened, out=of_up)
+    torch.mul(grad, up, out=of_gate)
+    torch.ops.aten.silu_backward.grad_input(of_gate, gate, grad_input=of_gate)
     return out
 
 

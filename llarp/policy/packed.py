@@ -12,8 +12,8 @@ from torch import Tensor
 
 from .cache import range_mask
 
-WORTHWHILE = 512
-"""Padded tokens that one more bucket must save; on two cores, fewer cost less than its calls."""
+WORTHWHILE = 128
+"""Padded tokens that one more bucket must save; on two cores, fewer cost less than its calls (docs/log.md)."""
 
 
 @dataclass
@@ -43,16 +43,16 @@ class Packed:
 
 
 def split_lengths(lengths: list[int]) -> list[list[int]]:
-    """Indices of sequences in groups, the longest first; split where lengths halve, if that saves enough padding."""
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    """Indices of sequences in groups, the longest first; split where that saves most padding, if it saves enough."""
+    rest = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     groups: list[list[int]] = []
-    longest = 0
-    for at, i in enumerate(order):
-        saved = (len(order) - at) * (longest - lengths[i])
-        if not groups or (2 * lengths[i] < longest and saved >= WORTHWHILE):
-            groups.append([])
-            longest = lengths[i]
-        groups[-1].append(i)
+    while rest:
+        longest = lengths[rest[0]]
+        saved = [(len(rest) - at) * (longest - lengths[i]) for at, i in enumerate(rest)]
+        best = max(saved)
+        first = saved.index(best) if best >= WORTHWHILE else len(rest)
+        groups.append(rest[:first])
+        rest = rest[first:]
     return groups
 
 

@@ -209,10 +209,13 @@ class LLaRPPolicy(Policy):
         last = hidden.unflatten(0, (-1, per_step))[:, -1]
 
         def padded(packed: Tensor) -> Tensor:
-            empty = packed.new_zeros(rows * longest, packed.shape[1])
-            return empty.index_copy(0, where, packed).view(rows, longest, -1)
+            empty = packed.new_zeros(rows * longest, *packed.shape[1:])
+            return empty.index_copy(0, where, packed).unflatten(0, (rows, longest))
 
-        return self.heads(padded(last), None if glance is None else padded(glance), told)
+        if self.heads.looks_back:
+            return self.heads(padded(last), None if glance is None else padded(glance), told)
+        logits, value = self.heads(last, glance)
+        return padded(logits), padded(value)
 
     @torch.no_grad()
     def refresh_state(self, state: State) -> State:
