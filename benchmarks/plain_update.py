@@ -111,7 +111,7 @@ class PlainUpdate:
             data["reward"], data["value"], following, over, over, config.gamma, config.gae_lambda
         )
         self.parameters = [p for p in policy.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(self.parameters, lr=config.lr, eps=config.adam_eps)
+        self.optimizer = torch.optim.Adam(self.parameters, lr=config.lr, eps=config.adam_eps, fused=True)
 
     def update(self, seed: int = 0) -> dict[str, float]:
         """Epochs of mini-batches of nearly as many episodes each; returns the means of loss parts over transitions."""
@@ -223,12 +223,14 @@ class PlainUpdate:
         return out.unflatten(1, tokens.shape[1:3])[:, :, -1]
 
 
-def load_model(policy: LLaRPPolicy) -> Any:
-    """The policy's language model once more, as transformers loads it, frozen, in the policy's precision."""
+def load_model(policy: LLaRPPolicy, attention: str = "sdpa") -> Any:
+    """The policy's language model once more, as transformers loads it, frozen, in the policy's precision. `attention`:
+    which of transformers' own; "sdpa" is its default."""
     from transformers import AutoModel
 
     with quiet_transformers():
-        model = AutoModel.from_pretrained(policy.llm.folder, dtype=policy.llm.dtype, local_files_only=True)
+        model = AutoModel.from_pretrained(policy.llm.folder, dtype=policy.llm.dtype, local_files_only=True,
+                                          attn_implementation=attention)  # fmt: skip
     return model.to(policy.device).eval().requires_grad_(False)
 
 

@@ -126,6 +126,14 @@ def to_yaml(config: Any) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
 
 
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Full key -> value of a tree of settings."""
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        found |= flat(value, f"{prefix}{name}.") if hasattr(value, "items") else {prefix + name: value}
+    return found
+
+
 def preset_names() -> list[str]:
     """The presets in `habitat_configs/`."""
     folder = resources.files("llarp.habitat_configs")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -124,6 +125,13 @@ class RunFolder:
 
         with open(self.path / "starts.jsonl", "a", encoding="utf-8") as file:
             file.write(to_json(start_line()) + "\n")
+
+    def changed(self, config: RunConfig) -> list[str]:
+        """The settings that are not those the run began with, as `key=NEW, before OLD`."""
+        from .config import flat, read_yaml
+
+        before, now = flat(read_yaml(self.path / "config.yaml")), flat(dataclasses.asdict(config))
+        return [f"{key}={now[key]}, before {before[key]}" for key in now if key in before and now[key] != before[key]]
 
     def starts(self) -> list[dict[str, Any]]:
         """The lines of starts.jsonl; none where an earlier version made the run."""

@@ -161,6 +161,8 @@ def train(config: RunConfig, resume: Path | None = None, ranks: Ranks = ALONE) -
             say(f"writing to {folder.path}")
         if resume is not None and ranks.leads:
             folder.note_start()
+            for line in folder.changed(config):
+                say(f"not as it began: {line}")
         known = resume is None  # what the run was shown so far
         if resume is None and config.train.init and ranks.leads:
             known = inherit(folder.path, config.train.init)

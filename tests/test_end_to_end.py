@@ -147,12 +147,15 @@ def test_the_same_seed_gives_the_same_run(trained, tiny: list[str]) -> None:
     assert rows(Path("runs/other"))[0]["policy_loss"] != rows(folder)[0]["policy_loss"]
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(tiny: list[str]) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_one(tiny: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     words = [*tiny, *SHORT, "train.eval_episodes=0"]
     run("train", *words, "run_name=whole", "train.total_steps=96")
     run("train", *words, "run_name=parts", "train.total_steps=64")
+    capsys.readouterr()
     result = run("train", "resume=runs/parts", "train.total_steps=96")
     assert result["env_steps"] == 96
+    changed = [line for line in capsys.readouterr().out.splitlines() if "not as it began" in line]
+    assert len(changed) == 1 and changed[0].endswith("train.total_steps=96, before 64")
     whole, parts = rows(Path("runs/whole")), rows(Path("runs/parts"))
     assert [row["env_steps"] for row in parts] == [32, 64, 96]
     for a, b in zip(whole, parts, strict=True):

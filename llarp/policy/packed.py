@@ -12,8 +12,9 @@ from torch import Tensor
 
 from .cache import range_mask
 
-WORTHWHILE = 128
-"""Padded tokens that one more bucket must save; on two cores, fewer cost less than its calls (docs/log.md)."""
+WORTHWHILE = {"cpu": 128, "cuda": 512}
+"""Padded tokens that one more bucket must save, by device; fewer cost less than its calls (docs/log.md; on a GPU not
+measured)."""
 
 
 @dataclass
@@ -42,15 +43,15 @@ class Packed:
     values: Tensor | None
 
 
-def split_lengths(lengths: list[int]) -> list[list[int]]:
-    """Indices of sequences in groups, the longest first; split where that saves most padding, if it saves enough."""
+def split_lengths(lengths: list[int], worthwhile: int) -> list[list[int]]:
+    """Indices of sequences in groups, the longest first; split where that saves most padding, if it saves so much."""
     rest = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     groups: list[list[int]] = []
     while rest:
         longest = lengths[rest[0]]
         saved = [(len(rest) - at) * (longest - lengths[i]) for at, i in enumerate(rest)]
         best = max(saved)
-        first = saved.index(best) if best >= WORTHWHILE else len(rest)
+        first = saved.index(best) if best >= worthwhile else len(rest)
         groups.append(rest[:first])
         rest = rest[first:]
     return groups
@@ -78,7 +79,7 @@ def pack_sequences(
     sequence = torch.arange(len(lengths)).repeat_interleave(length)
     positions = prefix_length[sequence.to(device)] + step.to(device)
     buckets = []
-    for members in split_lengths(lengths):
+    for members in split_lengths(lengths, WORTHWHILE.get(device.type, WORTHWHILE["cuda"])):
         chosen = torch.tensor(members)
         longest = int(length[chosen[0]])
         at = torch.arange(longest)

@@ -87,8 +87,10 @@ def _critic_inputs(
         for piece in rollout.pieces(config.micro_batch_tokens, config.micro_batch_fill):
             seen.clear()
             policy.action_logits(piece.batch)
-            keep = piece.take(whole)
-            inputs.append(seen[0][piece.loss_mask][keep].double())
+            keep, read, mask = piece.take(whole), seen[0], piece.loss_mask
+            if read.dim() < 3:  # without padding
+                mask = mask[piece.batch.valid]
+            inputs.append(read[mask][keep].double())
             targets.append(piece.take(returns)[keep].double())
             worlds.append(piece.world[piece.loss_mask][keep])
     finally:
