@@ -26,7 +26,7 @@ for worlds in 256 1024; do
     run "train-$worlds" python -m llarp bench train device=cuda env.num_envs=$worlds ppo.micro_batch_tokens=16384 \
         out="$out/train-$worlds.json"
 done
-for rollout in long short; do
+for rollout in natural long short; do
     run "update-$rollout" python benchmarks/reference_update.py device=cuda worlds=256 rollout=$rollout minibatches=8 \
         out="$out/update-$rollout.json"
 done

@@ -1,12 +1,13 @@
-"""Steps a second with two Habitat processes over the best of one, in one run.
+"""Steps a second of Habitat, with two processes over the best of one, and of the embedded simulator, in one run.
 
     python benchmarks/habitat_workers.py DATASET.pickle SCENES [ROBOT] [--steps 150] [--repeats 5] [--environment-light]
 
 Valid actions, natural resets, pictures. Two processes step in lockstep (one vector environment), or as halves of a
 double buffer (`env.double_buffer`): as in the trainer, whichever has ended its step first begins the next one, until
 both have made `steps`. All are tried with one and with two drawing threads a process; the settings take turns, `steps`
-vector steps at a time. Printed: steps a second of each, medians, the ratio of the best ones, and what this machine
-allows: two programs of one world each that have nothing to do with one another, at the same time ("apart").
+vector steps at a time, and so does the embedded simulator with the same episodes, scenes and picture size, in 1 and in
+16 worlds. Printed: steps a second of each, medians, the ratios of the best ones, and what this machine allows: two
+programs of one Habitat world each that have nothing to do with one another, at the same time ("apart").
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ SETTINGS = {
     for kind, worlds, double in (("one", 1, False), ("two", 2, False), ("two double-buffered", 2, True))
     for threads in (1, 2)
 }
+
+EMBEDDED = {f"embedded, {worlds} world{'s' * (worlds > 1)}": worlds for worlds in (1, 16)}
 
 
 class Runner:
@@ -61,12 +64,17 @@ class Runner:
         part.step_async(self.actions[i].draw(part.valid_actions()))
 
 
-def make(given: argparse.Namespace, worlds: int, threads: int, double: bool) -> Runner:
+def make(given: argparse.Namespace, worlds: int, threads: int = 0, double: bool = False) -> Runner:
+    return _runner(
+        given, worlds, f"env.robot={given.robot}", f"env.environment_light={given.environment_light}",
+        f"env.render_threads={threads}", f"env.double_buffer={double}", backend="habitat",
+    )  # fmt: skip
+
+
+def _runner(given: argparse.Namespace, worlds: int, *words: str, backend: str) -> Runner:
     config = load("default", (
-        "backend=habitat", f"env.dataset={given.dataset}", f"env.scenes={given.scenes}",
-        f"env.robot={given.robot}", f"env.image_size={given.size}", f"env.num_envs={worlds}",
-        f"env.render_threads={threads}", f"env.environment_light={given.environment_light}",
-        f"env.double_buffer={double}", "device=cpu",
+        f"backend={backend}", f"env.dataset={given.dataset}", f"env.scenes={given.scenes}",
+        f"env.image_size={given.size}", f"env.num_envs={worlds}", "device=cpu", *words,
     ))  # fmt: skip
     return Runner(build_training_env(config))
 
@@ -110,8 +118,9 @@ def main() -> None:
     parser.add_argument("--environment-light", action="store_true")
     given = parser.parse_args()
     runners = {name: make(given, *setting) for name, setting in SETTINGS.items()}
+    runners |= {name: _runner(given, worlds, backend="mujoco") for name, worlds in EMBEDDED.items()}
     apart = Apart(given)
-    rates: dict[str, list[float]] = {name: [] for name in (*SETTINGS, "apart")}
+    rates: dict[str, list[float]] = {name: [] for name in (*runners, "apart")}
     for repeat in range(given.repeats + 1):  # the first loads object models and is not counted
         for name, runner in runners.items():
             seconds = runner.run(given.steps)
@@ -133,6 +142,7 @@ def main() -> None:
         "two_over_one": round(max(best("two"), best("two double-buffered")) / best("one"), 3),
         "lockstep_over_one": round(best("two") / best("one"), 3),
         "apart_over_one": round(medians["apart"] / best("one"), 3),
+        "embedded_over_habitat": round(best("embedded") / max(medians[name] for name in SETTINGS), 3),
         "environment_light": given.environment_light, "image_size": given.size, "steps": given.steps,
         "repeats": given.repeats,
     }))  # fmt: skip

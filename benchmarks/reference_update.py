@@ -4,14 +4,15 @@
         [out=FILE] [llm=NAME] [vision=NAME] [worlds=16] [steps=32] [epochs=2] [threads=N] [device=cpu]
         [attention=eager|sdpa]
 
-`natural`: one step in 24 ends its episode, as in `llarp bench train`; `long`: every episode lasts the whole rollout;
-`short`: 10 steps on average. Two mini-batches are the default preset's. The plain update (`plain_update.py`) is
-timed in float32, encoding the pictures in every mini-batch or with stored features, and in bfloat16 with stored
-features, which is the original's way; ours in bfloat16; all in turn, in one process, on the same rollout (one a
-precision: each holds the log-probabilities of its own numerics). Ours also recomputes the old log-probabilities, which
-the plain one takes from the rollout. Prints medians, ratios, how far losses, gradients and features of both lie apart
-in float32, and, with ablations, the time after each saving was put into the plain update. Exit code 1 if they are
-further apart than rounding explains.
+`natural`: one step in 24 ends its episode, as in `llarp bench train` (but here all begin and end within the rollout);
+`long`: every episode lasts the whole rollout; `short`: 10 steps on average. Two mini-batches are the default preset's.
+The plain update (`plain_update.py`, with transformers' eager attention, here the faster one) is timed in float32,
+encoding the pictures in every mini-batch or with stored features, and in bfloat16 with stored features, which is the
+original's way; ours in bfloat16; all in turn, in one process, on the same rollout (one a precision: each holds the
+log-probabilities of its own numerics). Ours also recomputes the old log-probabilities, which the plain one takes from
+the rollout. Prints medians, ratios, how far losses, gradients and features of both lie apart in float32, and, with
+ablations, the time after each saving was put into the plain update. Exit code 1 if they are further apart than rounding
+explains.
 """
 
 from __future__ import annotations
@@ -27,10 +28,12 @@ from typing import Any
 
 import torch
 from plain_update import PlainUpdate, load_model, make_rollout
+from words import one_line, read_words
 
 from llarp.bench import STEPS_TO_SUCCESS
 from llarp.envs.config import EnvConfig
 from llarp.envs.episode_source import load_episodes
+from llarp.errors import UserError
 from llarp.policy.config import PolicyConfig
 from llarp.policy.policy import LLaRPPolicy
 from llarp.rates import finish, seconds_of
@@ -42,9 +45,9 @@ MEAN_STEPS = {"natural": float(STEPS_TO_SUCCESS), "long": 0.0, "short": 10.0}
 TOLERANCE = 1e-3
 """Largest difference of losses, and of gradients over the largest gradient, in float32."""
 DEFAULTS = {
-    "rollout": "natural", "minibatches": "2", "repeats": "3", "ablations": "true", "llm": "smollm2-135m",
-    "worlds": "16", "steps": "32", "epochs": "2", "threads": "0", "device": "cpu", "vision": "vit_tiny_patch16_224",
-    "seed": "1", "attention": "eager", "out": "",
+    "rollout": "natural", "minibatches": 2, "repeats": 3, "ablations": True, "llm": "smollm2-135m", "worlds": 16,
+    "steps": 32, "epochs": 2, "threads": 0, "device": "cpu", "vision": "vit_tiny_patch16_224", "seed": 1,
+    "attention": "eager", "out": "",
 }  # fmt: skip
 
 
@@ -52,6 +55,19 @@ def ours(policy: LLaRPPolicy, rollout: Any, config: PPOConfig) -> Callable[[], d
     """Our update, as the trainer calls it."""
     optimizer = torch.optim.Adam(trainable_parameters(policy), lr=config.lr, eps=config.adam_eps, fused=True)
     return lambda: ppo_update(policy, optimizer, rollout, config, torch.Generator().manual_seed(0))
+
+
+def by_transformers(policy: LLaRPPolicy, update: Callable[[], Any]) -> Callable[[], Any]:
+    """The update with transformers' modules (and our attention) in place of our packed decoder."""
+
+    def run() -> Any:
+        decoder, policy.llm.decoder = policy.llm.decoder, None
+        try:
+            return update()
+        finally:
+            policy.llm.decoder = decoder
+
+    return run
 
 
 def differences(policy: LLaRPPolicy, rollout: Any, plain: PlainUpdate) -> dict[str, float]:
@@ -119,28 +135,24 @@ def forward_backward_s(model: Any, worlds: int, tokens: int = 72) -> float:
     return seconds_of(both, str(model.device))
 
 
-def compare(options: dict[str, str]) -> dict[str, Any]:
+def compare(options: dict[str, Any]) -> dict[str, Any]:
     """The whole comparison."""
-    number = {n: int(options[n]) for n in ("minibatches", "repeats", "worlds", "steps", "epochs", "threads", "seed")}
-    if number["threads"]:
-        torch.set_num_threads(number["threads"])
-    torch.manual_seed(number["seed"])
+    worlds, steps = options["worlds"], options["steps"]
+    if options["threads"]:
+        torch.set_num_threads(options["threads"])
+    torch.manual_seed(options["seed"])
     mean_steps = MEAN_STEPS[options["rollout"]]
-    config = PPOConfig(num_steps=number["steps"], num_epochs=number["epochs"], num_minibatches=number["minibatches"])
-    all_texts = load_episodes(EnvConfig(), number["seed"]).instruction
+    config = PPOConfig(num_steps=steps, num_epochs=options["epochs"], num_minibatches=options["minibatches"])
+    all_texts = load_episodes(EnvConfig(), options["seed"]).instruction
     texts = [str(all_texts[i]) for i in range(0, len(all_texts), max(1, len(all_texts) // 256))][:256]
     variants: dict[str, tuple[LLaRPPolicy, Callable[[], Any]]] = {}
-    with_ablations = options["ablations"] == "true"
     apart: dict[str, float] = {}
     settings: dict[str, Any] = options | {"threads": torch.get_num_threads(), "torch": torch.__version__}
     for precision in ("float32", "bfloat16"):
-        policy_config = PolicyConfig(
-            llm=options["llm"], vision=options["vision"], precision=precision, max_steps=number["steps"]
-        )
+        shape = {"llm": options["llm"], "vision": options["vision"], "max_steps": steps}
+        policy_config = PolicyConfig(precision=precision, **shape)
         policy = LLaRPPolicy(policy_config, options["device"])
-        rollout, episodes, pictures = make_rollout(
-            policy, texts, number["worlds"], number["steps"], mean_steps, number["seed"]
-        )
+        rollout, episodes, pictures = make_rollout(policy, texts, worlds, steps, mean_steps, options["seed"])
         model = load_model(policy, options["attention"])
 
         def plain(*, _of: tuple = (policy, rollout, episodes, config), _model: Any = model, **kw: Any) -> PlainUpdate:
@@ -153,18 +165,20 @@ def compare(options: dict[str, str]) -> dict[str, Any]:
                 "features apart": float((torch.cat(plain(pictures=pictures).features_of(episodes)).float()
                                          - torch.cat(plain().features_of(episodes)).float()).abs().max())
             }  # fmt: skip
-            if with_ablations:
+            if options["ablations"]:
                 variants["plain float32, with gradients of the weights"] = policy, plain(weight_gradients=True).update
         else:
-            if with_ablations:
+            if options["ablations"]:
                 variants["+ instructions read once"] = policy, plain(reuse_prefix=True).update
                 variants["+ padded by similar length"] = policy, plain(reuse_prefix=True, bucket=True).update
+                update = by_transformers(policy, ours(policy, rollout, config))
+                variants["ours by transformers' modules"] = policy, update
             variants["ours"] = (policy, ours(policy, rollout, config))
             lengths = [len(policy.llm.tokens(e.text)) for e in episodes]
             settings |= {"episodes": len(episodes), "mean_instruction_tokens": statistics.mean(lengths)}
-            settings["plain_decode_ms"] = decode_ms(model, number["worlds"])
-            settings["plain_forward_backward_s"] = forward_backward_s(model, number["worlds"])
-    seconds = timed(variants, number["repeats"])
+            settings["plain_decode_ms"] = decode_ms(model, worlds)
+            settings["plain_forward_backward_s"] = forward_backward_s(model, worlds)
+    seconds = timed(variants, options["repeats"])
     median = {name: statistics.median(found) for name, found in seconds.items()}
     return {
         "settings": settings,
@@ -177,15 +191,13 @@ def compare(options: dict[str, str]) -> dict[str, Any]:
     }
 
 
+@one_line
 def main(words: list[str]) -> int:
     """Prints the table; the exit code."""
-    options = DEFAULTS | dict(word.split("=", 1) for word in words)
-    if unknown := options.keys() - DEFAULTS.keys():
-        print(f"unknown setting {sorted(unknown)[0]}: the known ones are {', '.join(DEFAULTS)}", file=sys.stderr)
-        return 2
-    if options["rollout"] not in MEAN_STEPS:
-        print(f"rollout={options['rollout']}: choose one of {', '.join(MEAN_STEPS)}", file=sys.stderr)
-        return 2
+    options = read_words(words, DEFAULTS)
+    for key, known in (("rollout", tuple(MEAN_STEPS)), ("attention", ("eager", "sdpa"))):
+        if options[key] not in known:
+            raise UserError(f"{key}={options[key]}: choose one of {', '.join(known)}")
     result = compare(options)
     s = result["settings"]
     print(f"{s['rollout']} rollout: {s['worlds']} worlds x {s['steps']} steps, {s['episodes']} episodes, instructions "

@@ -22,14 +22,16 @@ from typing import Any
 
 import torch
 from make_backbone import make_backbone
+from words import one_line, read_words
 
 from llarp import bench
 from llarp.config import load
+from llarp.errors import UserError
 
 ENDING, NEVER = bench.STEPS_TO_SUCCESS, 10**9
 AXES = ("worlds", "context", "backbone", "episodes")
-DEFAULTS = {"axis": "all", "steps": "8", "repeats": "2", "out": "", "worlds": "1,2,4,8,16", "context": "8,16,32,64",
-            "layers": "1,5,15,30", "episodes": "100,1000,12000"}  # fmt: skip
+DEFAULTS = {"axis": "all", "steps": 8, "repeats": 2, "out": "", "worlds": [1, 2, 4, 8, 16], "context": [8, 16, 32, 64],
+            "layers": [1, 5, 15, 30], "episodes": [100, 1000, 12000]}  # fmt: skip
 
 
 def points(axis: str, values: list[int], folder: Path) -> Iterator[tuple[str, list[str]]]:
@@ -71,24 +73,26 @@ def row(name: str, words: list[str], repeats: int) -> dict[str, Any]:
     }
 
 
+@one_line
 def main(words: list[str]) -> int:
     """Prints the table; the exit code."""
-    options = DEFAULTS | dict(word.split("=", 1) for word in words if word.split("=")[0] in DEFAULTS)
-    overrides = [word for word in words if word.split("=")[0] not in DEFAULTS]
+    own = [word for word in words if word.split("=")[0] in DEFAULTS]
+    overrides = [word for word in words if word not in own]
+    options = read_words(own, DEFAULTS)
     axes = AXES if options["axis"] == "all" else (options["axis"],)
     if set(axes) - set(AXES):
-        print(f"axis={options['axis']}: choose one of {', '.join(AXES)} or all", file=sys.stderr)
-        return 2
+        raise UserError(f"axis={options['axis']}: choose one of {', '.join(AXES)} or all")
+    load("default", overrides)
     rows: dict[str, list[dict[str, Any]]] = {}
     print("| | steps/s | ms a step | rollout | update | GFLOP a step | MB |\n|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for axis in axes:
             rows[axis] = []
-            values = [int(n) for n in options["layers" if axis == "backbone" else axis].split(",")]
+            values = options["layers" if axis == "backbone" else axis]
             bench.STEPS_TO_SUCCESS = NEVER if axis == "context" else ENDING
             for name, changed in points(axis, values, Path(folder)):
                 base = [f"ppo.num_steps={options['steps']}", *overrides]
-                found = row(name, [*base, *changed], int(options["repeats"]))
+                found = row(name, [*base, *changed], options["repeats"])
                 rows[axis].append(found)
                 print("| {name} | {steps_per_s:.1f} | {ms_a_step:.1f} | {rollout_ms:.1f} | {update_ms:.1f} | "
                       "{gflop_a_step:.2f} | {memory_mb:.0f} |".format(**found), flush=True)  # fmt: skip

@@ -14,6 +14,7 @@ from typing import Any
 PARTS = (
     ("render", "render"), ("vision", "ViT"), ("llm prefix", "LLM, instructions"), ("llm decode", "LLM, decode"),
     ("llm recompute", "LLM, old log-probabilities"), ("llm forward", "LLM, forward"), ("llm backward", "LLM, backward"),
+    ("update, of a large product", "LLM in the whole update, of a large product"),
 )  # fmt: skip
 
 

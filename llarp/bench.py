@@ -51,8 +51,25 @@ def bench(what: str, config: RunConfig, repeats: int = 3) -> dict[str, Any]:
     if what != "sim" and config.policy.variant != "frozen":
         left_out = "policy.kind, policy.llm_weights and policy.lora_rank"
         raise UserError(f"bench {what} takes apart the policy with a frozen language model: leave out {left_out}")
+    _refuse_what_is_left_out(what, config)
     torch.manual_seed(config.seed)
     return {"what": what, "settings": settings(config), **parts[what](config, repeats), **memory(config.device)}
+
+
+def _refuse_what_is_left_out(what: str, config: RunConfig) -> None:
+    """UserError for settings that a benchmark would name and not do, and for sizes that memory cannot hold."""
+    if machine.from_launcher().world_size > 1:
+        raise UserError("llarp bench times one process: start it without torchrun")
+    double = config.env.double_buffer and config.env.backend != "habitat"
+    for key, given in (
+        ("policy.tensor_parallel", config.policy.tensor_parallel > 1),
+        ("env.double_buffer", double),
+        ("ppo.bc_coef", config.ppo.bc_coef > 0),
+    ):
+        if given and what != "sim":
+            raise UserError(f"bench {what} does not time {key}: leave it out")
+    if config.device == "cpu" and config.env.backend != "habitat":
+        machine.check_room(config.env.num_envs, config.env.image_size, ".")
 
 
 def memory(device: str) -> dict[str, float]:
@@ -150,8 +167,9 @@ def bench_sim(config: RunConfig, repeats: int) -> dict[str, Any]:
 
 
 def bench_policy(config: RunConfig, repeats: int) -> dict[str, Any]:
-    """Acting on given pictures over episodes of 32 steps: vision, LLM step and heads, without any environment."""
-    policy, worlds = build_policy(config), config.env.num_envs
+    """Acting on given pictures over episodes of 32 steps, or as long as they may be: vision, LLM step and heads; no
+    environment."""
+    policy, worlds, steps = build_policy(config), config.env.num_envs, min(VECTOR_STEPS, config.task.max_steps)
     size = config.env.image_size
     rgb = torch.randint(0, 256, (worlds, size, size, 3), dtype=torch.uint8, device=config.device)
     instruction = [f"bring the apple from the sofa to table number {i}" for i in range(worlds)]
@@ -160,7 +178,7 @@ def bench_policy(config: RunConfig, repeats: int) -> dict[str, Any]:
 
     def work() -> None:
         nonlocal state
-        for step in range(VECTOR_STEPS):
+        for step in range(steps):
             start = torch.full((worlds,), step == 0, device=config.device)
             _, _, _, state = policy.act({"rgb": rgb, "instruction": instruction}, state, start)
 
@@ -169,9 +187,9 @@ def bench_policy(config: RunConfig, repeats: int) -> dict[str, Any]:
     watched = Breakdown(config.device, policy=policy)
     watched.run(work)
     prefix, each = prefix_tokens(policy, instruction), policy.config.num_visual_tokens
-    watched.acted(worlds * VECTOR_STEPS, worlds * visible_pairs(prefix, 0, VECTOR_STEPS * each))
-    result = _rate(worlds * VECTOR_STEPS, seconds) | {"vision_ms_a_step": 1000 * statistics.median(vision)}
-    return result | watched.result() | {"cost_a_step": cost_a_step(config, policy, prefix, VECTOR_STEPS)}
+    watched.acted(worlds * steps, worlds * visible_pairs(prefix, 0, steps * each))
+    result = _rate(worlds * steps, seconds) | {"vision_ms_a_step": 1000 * statistics.median(vision)}
+    return result | watched.result() | {"cost_a_step": cost_a_step(config, policy, prefix, steps)}
 
 
 def bench_update(config: RunConfig, repeats: int) -> dict[str, Any]:

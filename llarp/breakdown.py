@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .cost import LanguageModel, counted, linear_products, visible_pairs
 from .policy import context
 from .policy.policy import LLaRPPolicy
-from .rates import bandwidth, finish, product_rate, seconds_of
+from .rates import bandwidth, finish, large_rate, product_rate, seconds_of
 from .rl import trainer as trainer_module
 from .rl import update as update_module
 from .rl.rollout import Rollout
@@ -292,7 +292,22 @@ class Breakdown:
             }
         if "llm forward" in parts:
             parts["llm forward"]["context_steps_an_epoch"] = self.seen_context
+            parts["update, of a large product"] = self._update(parts, large_rate(policy.llm.dtype, self.device))
         return parts
+
+    def _update(self, parts: dict[str, Any], rate: float) -> dict[str, Any]:
+        """The language model's operations in an update over all the update's time but the heads' forward passes."""
+        passes = ("llm recompute", "llm forward", "llm backward")
+        own = [name for name in self.watch.seconds if name in passes or name.startswith(("update:", "optimizer"))]
+        seconds = sum(self.watch.seconds[name] for name in own)
+        gflop = sum(parts[name]["gflop"] for name in passes if name in parts)
+        return {
+            "seconds": seconds,
+            "gflop": gflop,
+            "gflop_per_s": gflop / seconds,
+            "possible_gflop_per_s": rate / GIGA,
+            "achieved_over_possible": gflop / seconds * GIGA / rate,
+        }
 
     def _part(self, name: str, operations: float, rate: float) -> dict[str, Any]:
         seconds = self.watch.seconds[name]

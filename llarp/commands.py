@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import options
 from .errors import UserError
+from .machine import share_cores
 
 if TYPE_CHECKING:
     from .config import RunConfig
@@ -49,6 +50,7 @@ def _train(request: Request) -> dict[str, Any] | None:
 
     ranks = distributed.join()
     resume, config = ranks.agree(lambda: _run_to_train(request))
+    share_cores()
     from .train import train
 
     result = train(config, resume=resume, ranks=ranks)
@@ -108,6 +110,7 @@ def _eval(request: Request) -> dict[str, Any]:
 
     beside = None if chosen.compare is None else read_results(Path(chosen.compare))
     config, checkpoint = _actor(request)
+    share_cores()
     from .evaluation.evaluate import evaluate
 
     return evaluate(
@@ -153,6 +156,7 @@ def _bench(request: Request) -> dict[str, Any]:
     if request.options.repeats < 1:
         raise UserError(f"repeats={request.options.repeats}: must be at least 1")
     config = request.config()
+    share_cores()
     from .bench import bench
 
     return bench(request.what, config, request.options.repeats)

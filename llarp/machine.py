@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
+import resource
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,8 +47,8 @@ def from_launcher() -> Launched:
     names = ("WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     values = {name: os.environ.get(name) or default for name, default in zip(names, "101", strict=True)}
     for name, value in values.items():
-        if not value.isdigit():
-            raise UserError(f"{name}={value} in the environment is no number: torchrun sets it, else unset it")
+        if not value.isdigit() or (value == "0" and name != "LOCAL_RANK"):
+            raise UserError(f"{name}={value} in the environment is no such number: torchrun sets it, else unset it")
     found = Launched(*map(int, values.values()))
     return found if found.world_size > 1 else Launched()
 
@@ -80,6 +82,25 @@ def give_back_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+def held_memory_mb() -> float:
+    """Main memory that this process holds now, MB (where the system does not say: the most it has held)."""
+    held = re.search(r"VmRSS:\s+(\d+) kB", _read("/proc/self/status"))
+    return (int(held[1]) if held else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / 1024
+
+
+def share_cores() -> None:
+    """Let torch use as many threads as this process has cores. Of a container's quota torch knows nothing, and torchrun
+    allows each rank one; OMP_NUM_THREADS that somebody else has set stays."""
+    import torch
+
+    told, ranks = os.environ.get("OMP_NUM_THREADS"), from_launcher().local_world_size
+    if not told:
+        torch.set_num_threads(max(1, min(torch.get_num_threads(), cores() // ranks)))
+    elif told == "1" and ranks > 1:  # torchrun's own
+        both = _read("/sys/devices/system/cpu/smt/active") == "1"  # two threads of a core multiply no faster than one
+        torch.set_num_threads(max(1, cores() // ranks // (1 + both)))
 
 
 def free_memory_gib() -> float:

@@ -82,3 +82,29 @@ def test_bench_train_counts_real_tokens_only(tmp_path: Path) -> None:
     assert min(result["repeat_s"]) <= result["rollout_s"] + result["update_s"] + 1e-6  # medians of two: means
     assert result["rollout_s"] + result["update_s"] <= max(result["repeat_s"]) + 1e-6
     assert result["cost_a_step"]["pixels"] == 64 * 64 and result["updates"] == 3
+
+
+LEFT_OUT = {"policy.tensor_parallel=2": "tensor_parallel", "env.double_buffer=true": "env.double_buffer",
+            "ppo.bc_coef=0.5": "ppo.bc_coef", "env.num_envs=10000000": "too little memory"}  # fmt: skip
+
+
+@pytest.mark.parametrize("word", LEFT_OUT)
+def test_what_would_not_be_timed_is_refused(word: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    llm, out = make_tiny_llm(tmp_path / "llm"), tmp_path / "b.json"
+    assert cli.main(["bench", "train", "config=smoke", f"policy.llm={llm}", word, f"out={out}"]) == 2
+    message = capsys.readouterr().err
+    assert LEFT_OUT[word] in message and message.count("\n") == 1 and not out.exists()
+
+
+def test_one_process_is_timed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, value in {"WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    assert cli.main(["bench", "sim", "config=smoke"]) == 2
+    assert "without torchrun" in capsys.readouterr().err
+
+
+def test_acting_is_timed_in_episodes_that_may_be(tmp_path: Path) -> None:
+    llm, out = make_tiny_llm(tmp_path / "llm"), tmp_path / "b.json"
+    words = ["config=smoke", f"policy.llm={llm}", "env.image_size=32", "task.max_steps=5", "repeats=1", f"out={out}"]
+    assert cli.main(["bench", "policy", *words]) == 0
+    assert json.loads(out.read_text())["steps_a_repeat"] == 5 * 4

@@ -216,7 +216,7 @@ def trained(
 
     trainer.collector.buffer.add = count  # type: ignore[method-assign]
     trainer.run(lambda: ranks.rank == 1 and stop_at is not None and steps[0] >= stop_at)
-    timeless = [{k: v for k, v in row.items() if k not in ("wall_s", "steps_per_s")} for row in log]
+    timeless = [{k: v for k, v in row.items() if k not in ("wall_s", "steps_per_s", "memory_mb")} for row in log]
     return {"log": timeless, "policy": trainer.policy.state_dict(), "started": started, "continues": continues,
             "state": trainer.state_dict() | {"wall_s": 0}, "steps": steps[0], "summary": trainer.summary(),
             "updates": trainer.updates}  # fmt: skip
@@ -394,9 +394,36 @@ def test_processes_share_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "free_memory_gib", lambda: 8.0)
     with pytest.raises(UserError, match="too little memory"):
         machine.check_room(16, 128, ".")  # enough for one process, not for four
-    monkeypatch.setenv("WORLD_SIZE", "many")
-    with pytest.raises(UserError, match="WORLD_SIZE=many"):
-        machine.from_launcher()
+    for name, value in (("WORLD_SIZE", "many"), ("LOCAL_WORLD_SIZE", "0")):
+        monkeypatch.setenv(name, value)
+        with pytest.raises(UserError, match=f"{name}={value}"):
+            machine.from_launcher()
+        monkeypatch.setenv(name, "4")
+
+
+@pytest.mark.parametrize(
+    ("told", "ranks", "threads"), [("", 1, 3), ("4", 1, None), ("1", 2, 1), ("1", 1, None), ("5", 2, None)]
+)
+def test_torch_gets_the_cores_that_a_container_has(
+    told: str, ranks: int, threads: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_to: list[int] = []
+    monkeypatch.setattr(machine, "cores", lambda: 3)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
+    monkeypatch.setattr(torch, "set_num_threads", set_to.append)
+    for name, value in {"WORLD_SIZE": ranks, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": ranks}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("OMP_NUM_THREADS", told)
+    machine.share_cores()
+    assert set_to == ([] if threads is None else [threads])
+
+
+def test_stragglers_are_cut_short_in_habitat_unless_settings_say_otherwise() -> None:
+    usual, told = load("default", []), load("default", ["train.preempt_share=0.8"])
+    for config, shares in ((usual, (0.6, 0.0)), (told, (0.8, 0.8))):
+        for backend, share in zip(("habitat", "mujoco"), shares, strict=True):
+            env = dataclasses.replace(config.env, backend=backend, dataset="x.pickle", scenes="x")
+            assert training._with_preemption(dataclasses.replace(config, env=env)).preempt_share == share
 
 
 def test_half_an_environment_of_a_launcher_is_refused(monkeypatch: pytest.MonkeyPatch, capsys) -> None:

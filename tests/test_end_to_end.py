@@ -36,7 +36,7 @@ from llarp.tasks.splits import SPLITS
 RATES = {"episodes", "success_rate", "ci95", "mean_progress", "mean_steps", "invalid_rate"}
 METRICS = {"env_steps", "wall_s", "steps_per_s", "episodes", "success_rate", "mean_return", "policy_loss", "value_loss",
            "entropy", "approx_kl", "clip_fraction"}  # fmt: skip
-TIMES = {"wall_s", "steps_per_s"}
+TIMES = {"wall_s", "steps_per_s", "memory_mb"}
 WARM = ["train.warm_start=bc", "bc.episodes=8", "bc.epochs=1", "train.critic_warmup_steps=48"]
 SHORT = ["task.max_steps=6"]
 

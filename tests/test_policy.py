@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +17,9 @@ from llarp.policy.config import PolicyConfig
 from llarp.policy.context import InstructionCache, start_rows
 from llarp.policy.heads import VISUAL_SHARE, begin_as_word_scores
 from llarp.policy.policy import LLaRPPolicy
+from llarp.rl.config import PPOConfig
+from llarp.rl.critic import _critic_inputs, critic_of
+from llarp.rl.rollout import Piece
 
 TEXTS = [
     "go to the sink",
@@ -414,3 +419,24 @@ def test_sample_draws_from_the_distribution():
     torch.testing.assert_close(share, logits[0].softmax(0), atol=0.02, rtol=0)
     torch.testing.assert_close(log_prob, logits[0].log_softmax(0)[action])
     assert (sample(logits, deterministic=True)[0] == 2).all()
+
+
+@torch.no_grad()
+def test_the_critic_is_fitted_to_the_same_numbers_with_and_without_padding(config):
+    policy = make_policy(config)
+    batch = roll_out(policy).batch
+    shape, rows = batch.valid.shape, torch.arange(len(batch.valid))
+    mask = batch.valid.clone()
+    mask[::2, 0] = False  # context
+    step, world = torch.arange(shape[1]).expand(shape), rows[:, None].expand(shape)
+    piece = Piece(batch, mask, step, world, int(mask.sum()), rows)
+    rollout: Any = SimpleNamespace(pieces=lambda tokens, fill: [piece])
+    returns = torch.randn(shape[::-1])
+    whole = torch.rand(returns.shape) < 0.7
+    found = []
+    for _ in range(2):
+        found.append(_critic_inputs(policy, critic_of(policy), rollout, PPOConfig(), returns, whole))
+        by_transformers(policy)
+    assert 0 < len(found[0][0]) == int(piece.take(whole).sum()) < piece.size
+    for without, padded in zip(*found, strict=True):
+        torch.testing.assert_close(without, padded, atol=1e-4, rtol=1e-4)

@@ -45,7 +45,11 @@ def test_scaling_prints_a_line_a_setting(
     assert all(row["rollout_ms"] + row["update_ms"] == pytest.approx(row["ms_a_step"]) for row in rows)
     assert rows[0]["gflop_a_step"] == pytest.approx(rows[1]["gflop_a_step"], rel=0.5)
     assert capsys.readouterr().out.count("worlds |") == 2
-    assert script.main(["axis=widths"]) == 2
+    for word, told in {"axis=widths": "worlds, context", "axis": "axis", "worlds=1,x": "worlds=x", "steps=0": "steps",
+                       "env.num_env=4": "env.num_env", "out=none/x.json": "none/x.json"}.items():  # fmt: skip
+        assert script.main([word]) == 2
+        shown = capsys.readouterr()
+        assert told in shown.err and not shown.out
 
 
 @pytest.mark.parametrize("script", ["tables"], indirect=True)
@@ -68,3 +72,20 @@ def test_tables_show_what_was_measured(
                  "| LLM, decode | 2.00 | 50% | 30 GFLOP/s | 60 | 50% |", "| llm decode | 90.0% |",
                  "| 2 worlds | 10.0 | 100.0 | 60.0 | 40.0 | 1.50 | 900 |"):  # fmt: skip
         assert line in shown
+
+
+@pytest.mark.parametrize("script", ["memory"], indirect=True)
+def test_memory_of_a_run_is_told_by_quarter(
+    script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.yaml").write_text("seed: 1\n")
+    rows = [{"env_steps": 512 * (i + 1), "wall_s": 15.0 * (i + 1), "memory_mb": 1000.0 + 2 * i} for i in range(16)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert script.main([str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert "4.0 minutes of PPO, 16 updates: 1002, 1009, 1017, 1026 MB by quarter, +8.00 MB a minute" in shown
+    assert "8192 steps: 34.1 a second" in shown
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(rows[0]) + "\n")
+    for words, told in (([str(tmp_path)], "has 1 updates"), ([], "runs/NAME"), ([str(tmp_path / "none")], "none")):
+        assert script.main(words) == 2
+        assert told in capsys.readouterr().err

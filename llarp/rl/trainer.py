@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llarp.machine import give_back_memory
+from llarp.machine import give_back_memory, held_memory_mb
 from llarp.policy.base import Policy
 
 from . import checkpoint
@@ -115,7 +115,7 @@ class Trainer:
             self.updates += 1
             self.wall_s = time.monotonic() - started
             if self.ranks.leads:
-                rates = {"invalid_rate": counts["invalid"] / counts["steps"]}
+                rates = {"invalid_rate": counts["invalid"] / counts["steps"], "memory_mb": held_memory_mb()}
                 rates["lr"] = self.optimizer.param_groups[0]["lr"]
                 if self.ppo.normalize_returns:
                     rates["return_deviation"] = self.scale.deviation

@@ -19,6 +19,7 @@ import warp as wp
 from torch import Tensor
 
 from llarp.errors import UserError
+from llarp.machine import cores
 from llarp.tasks.entities import NUM_HANDLES
 from llarp.tasks.state import MAX_OBJECTS, WorldState
 
@@ -81,7 +82,7 @@ class BatchRenderer:
         self._segmentation = segmentation
         start_warp()
         self._allocate(layouts)
-        threads = 1 if self.device.type != "cpu" else min(num_threads or _cores(), self.num_worlds)
+        threads = 1 if self.device.type != "cpu" else min(num_threads or cores(), self.num_worlds)
         self._boxes = method == "rays"
         with self._warp_scope():
             self._drawer = _drawer(method)(
@@ -265,10 +266,6 @@ def _no_stderr() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _room_bounds(layouts: LayoutTables, mesh: np.ndarray, model: RenderModel) -> np.ndarray:
