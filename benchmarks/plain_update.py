@@ -111,7 +111,7 @@ class PlainUpdate:
             data["reward"], data["value"], following, over, over, config.gamma, config.gae_lambda
         )
         self.parameters = [p for p in policy.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(self.parameters, lr=config.lr, eps=config.adam_eps, fused=True)
+        self.optimizer = torch.optim.Adam(self.parameters, lr=config.lr, eps=config.adam_eps)
 
     def update(self, seed: int = 0) -> dict[str, float]:
         """Epochs of mini-batches of nearly as many episodes each; returns the means of loss parts over transitions."""

@@ -53,7 +53,7 @@ DEFAULTS = {
 
 def ours(policy: LLaRPPolicy, rollout: Any, config: PPOConfig) -> Callable[[], dict[str, float]]:
     """Our update, as the trainer calls it."""
-    optimizer = torch.optim.Adam(trainable_parameters(policy), lr=config.lr, eps=config.adam_eps, fused=True)
+    optimizer = torch.optim.Adam(trainable_parameters(policy), lr=config.lr, eps=config.adam_eps)
     return lambda: ppo_update(policy, optimizer, rollout, config, torch.Generator().manual_seed(0))
 
 

@@ -54,7 +54,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path):
     resumed.load(checkpoint.latest_in(tmp_path / "parts"))
     resumed.run()
 
-    timing = {"wall_s", "steps_per_s"}
+    timing = {"wall_s", "steps_per_s", "memory_mb"}
     for a, b in zip(whole_log[4:], log, strict=True):
         assert {k: v for k, v in a.items() if k not in timing} == {k: v for k, v in b.items() if k not in timing}
     assert same(whole.policy.state_dict(), resumed.policy.state_dict())

@@ -55,7 +55,7 @@ class Trainer:
         self.policy, self.ppo, self.train, self.seed = policy, ppo, train, seed
         self.log, self.checkpoint_dir, self.ranks = log, checkpoint_dir, ranks
         self.collector = Collector(env, policy, ppo.bootstrap_time_limit)
-        self.optimizer = torch.optim.Adam(trainable_parameters(policy), lr=ppo.lr, eps=ppo.adam_eps, fused=True)
+        self.optimizer = torch.optim.Adam(trainable_parameters(policy), lr=ppo.lr, eps=ppo.adam_eps)
         self.generator = torch.Generator().manual_seed(ranks.seed(seed))
         self.window = EpisodeWindow(env.num_envs, train.success_window)
         self.scale = ReturnScale(env.num_envs, ppo.gamma)  # of returns, where they are normalised
