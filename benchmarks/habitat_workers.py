@@ -64,7 +64,7 @@ class Runner:
         part.step_async(self.actions[i].draw(part.valid_actions()))
 
 
-def make(given: argparse.Namespace, worlds: int, threads: int = 0, double: bool = False) -> Runner:
+def make(given: argparse.Namespace, worlds: int, threads: int, double: bool) -> Runner:
     return _runner(
         given, worlds, f"env.robot={given.robot}", f"env.environment_light={given.environment_light}",
         f"env.render_threads={threads}", f"env.double_buffer={double}", backend="habitat",

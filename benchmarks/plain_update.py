@@ -223,9 +223,9 @@ class PlainUpdate:
         return out.unflatten(1, tokens.shape[1:3])[:, :, -1]
 
 
-def load_model(policy: LLaRPPolicy, attention: str = "sdpa") -> Any:
+def load_model(policy: LLaRPPolicy, attention: str = "eager") -> Any:
     """The policy's language model once more, as transformers loads it, frozen, in the policy's precision. `attention`:
-    which of transformers' own; "sdpa" is its default."""
+    which of transformers' own; its default is "sdpa"."""
     from transformers import AutoModel
 
     with quiet_transformers():

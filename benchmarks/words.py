@@ -39,13 +39,13 @@ def _value(key: str, text: str, default: Any) -> Any:
             raise UserError(f"{key}={text}: must be true or false")
         return text == "true"
     if isinstance(default, int):
-        return whole(key, text, min(default, 1))
+        return _whole(key, text, min(default, 1))
     if isinstance(default, list):
-        return [whole(key, part, 1) for part in text.split(",")]
+        return [_whole(key, part, 1) for part in text.split(",")]
     return text
 
 
-def whole(key: str, text: str, least: int) -> int:
+def _whole(key: str, text: str, least: int) -> int:
     """A whole number; UserError where it is none, or less than `least`."""
     try:
         number = int(text)

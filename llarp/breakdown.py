@@ -301,23 +301,21 @@ class Breakdown:
         own = [name for name in self.watch.seconds if name in passes or name.startswith(("update:", "optimizer"))]
         seconds = sum(self.watch.seconds[name] for name in own)
         gflop = sum(parts[name]["gflop"] for name in passes if name in parts)
-        return {
-            "seconds": seconds,
-            "gflop": gflop,
-            "gflop_per_s": gflop / seconds,
-            "possible_gflop_per_s": rate / GIGA,
-            "achieved_over_possible": gflop / seconds * GIGA / rate,
-        }
+        return _achieved(gflop * GIGA, seconds, rate)
 
     def _part(self, name: str, operations: float, rate: float) -> dict[str, Any]:
-        seconds = self.watch.seconds[name]
-        return {
-            "seconds": seconds,
-            "gflop": operations / GIGA,
-            "gflop_per_s": operations / seconds / GIGA,
-            "possible_gflop_per_s": rate / GIGA,
-            "achieved_over_possible": operations / seconds / rate,
-        }
+        return _achieved(operations, self.watch.seconds[name], rate)
+
+
+def _achieved(operations: float, seconds: float, rate: float) -> dict[str, Any]:
+    """What was done, in which time, and what the machine could have done."""
+    return {
+        "seconds": seconds,
+        "gflop": operations / GIGA,
+        "gflop_per_s": operations / seconds / GIGA,
+        "possible_gflop_per_s": rate / GIGA,
+        "achieved_over_possible": operations / seconds / rate,
+    }
 
 
 def picture_operations(policy: LLaRPPolicy) -> int:

@@ -72,6 +72,7 @@ def _run_to_train(request: Request) -> tuple[Path | None, RunConfig]:
 
 def _actor(request: Request) -> tuple[RunConfig, Path | None]:
     """Settings and checkpoint of a command in which somebody acts."""
+    share_cores()
     chosen = request.options
     if (chosen.checkpoint is None) == (chosen.policy is None):
         from .policy.hub import listed, names
@@ -110,7 +111,6 @@ def _eval(request: Request) -> dict[str, Any]:
 
     beside = None if chosen.compare is None else read_results(Path(chosen.compare))
     config, checkpoint = _actor(request)
-    share_cores()
     from .evaluation.evaluate import evaluate
 
     return evaluate(
@@ -209,6 +209,7 @@ def _pretrain(request: Request) -> dict[str, Any]:
         if chosen.vision_weights is not None or chosen.card:
             raise UserError("vision_weights= and card= go with llarp pretrain probe; pretraining begins untrained")
         resume, config = _run_to_train(request)
+        share_cores()
         from .pretrain.trainer import pretrain
         from .train import stop_on_interrupt
 

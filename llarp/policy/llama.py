@@ -123,9 +123,8 @@ class LlamaDecoder:
                 entries.append(qkv[:, self.heads * self.head_size :])
             y, r2 = rms_norm(middle, block.norm_mlp, self.eps)
             gate_up = block.gate_up(y)
-            gate, up = gate_up.chunk(2, -1)
-            opened = F.silu(gate)
-            after = block.down(opened * up if saved is not None else opened.mul_(up)).add_(middle)
+            inner, opened = swiglu(gate_up, keep=saved is not None)
+            after = block.down(inner).add_(middle)
             if saved is not None:
                 saved.append((x, r1, kept, middle, r2, gate_up, opened))
             x = after
@@ -177,7 +176,7 @@ class LlamaDecoder:
             weights = torch.baddbmm(mask, q, k.transpose(1, 2), alpha=self.scale).softmax(-1)
             mixed = torch.bmm(weights, v).view(rows, heads, new, size).transpose(1, 2).reshape(rows * new, -1)
             x = block.out(mixed).add_(x)
-            x = block.down(swiglu(block.gate_up(rms_norm(x, block.norm_mlp, self.eps)[0]))).add_(x)
+            x = block.down(swiglu(block.gate_up(rms_norm(x, block.norm_mlp, self.eps)[0]))[0]).add_(x)
         return rms_norm(x, self.norm, self.eps)[0].view(rows, new, hidden)
 
     # -- rotary positions -----------------------------------------------------------------------------------------
@@ -332,14 +331,15 @@ def softmax(scores: Tensor) -> Tensor:
     return scores.float().softmax(-1).to(scores.dtype) if scores.device.type == "cpu" else scores.softmax(-1)
 
 
-def swiglu(gate_up: Tensor) -> Tensor:
-    """silu(gate) * up, (M, I), of (M, 2 I)."""
+def swiglu(gate_up: Tensor, keep: bool = False) -> tuple[Tensor, Tensor]:
+    """silu(gate) * up, (M, I), of (M, 2 I), and silu(gate), which is that product itself unless it is to be kept."""
     gate, up = gate_up.chunk(2, -1)
-    return F.silu(gate).mul_(up)
+    opened = F.silu(gate)
+    return opened * up if keep else opened.mul_(up), opened
 
 
 def swiglu_back(grad: Tensor, gate_up: Tensor, opened: Tensor) -> Tensor:
-    """Gradient of `swiglu`'s gate and up; `opened`: silu(gate), which it has worked out."""
+    """Gradient of `swiglu`'s gate and up; `opened`: silu(gate), as `swiglu` kept it."""
     gate, up = gate_up.chunk(2, -1)
     out = torch.empty_like(gate_up)
     of_gate, of_up = out.chunk(2, -1)
