@@ -7,7 +7,8 @@ set -u
 cd "$(dirname "$0")/.." || exit 1
 out=${1:-benchmarks/results}
 repeats=${2:-3}
-mkdir -p "$out"
+[[ $repeats =~ ^[1-9][0-9]*$ ]] || { echo "REPEATS=$repeats: must be a whole number, at least 1" >&2; exit 2; }
+mkdir -p "$out" || exit 2
 # shellcheck source-path=SCRIPTDIR source=run.sh
 . benchmarks/run.sh
 {

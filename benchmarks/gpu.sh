@@ -7,7 +7,7 @@
 set -u
 cd "$(dirname "$0")/.." || exit 1
 out=${1:-benchmarks/results-gpu}
-mkdir -p "$out"
+mkdir -p "$out" || exit 2
 # shellcheck source-path=SCRIPTDIR source=run.sh
 . benchmarks/run.sh
 {
@@ -32,7 +32,8 @@ for rollout in natural long short; do
 done
 
 seven=$out/llama-7b-random
-[ -f "$seven/config.json" ] || run make-7b python benchmarks/make_backbone.py "$seven" shape=llama-7b device=cuda
+rm -rf "$seven"
+run make-7b python benchmarks/make_backbone.py "$seven" shape=llama-7b device=cuda
 for worlds in 128 256; do
     run "policy-7b-$worlds" python -m llarp bench policy device=cuda policy.llm="$seven" env.num_envs=$worlds \
         policy.instruction_cache_mb=20000 out="$out/policy-7b-$worlds.json"

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+from words import count, one_line
 
 from llarp.envs.config import EnvConfig
 from llarp.envs.episode_source import load_assets_for, load_episodes
@@ -154,14 +155,16 @@ def report(name: str, made: list[Pair]) -> bool:
     return bool(found) and good >= BAR * len(found)
 
 
-def main() -> int:
+@one_line
+def main(words: list[str]) -> int:
+    """Compares and prints; the exit code."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("dataset", ""), ("scenes", ""), ("objects", ""), ("robot", ""), ("png", "")):
         options.add_argument(f"--{name}", default=default)
     for name, number in (("poses", 100), ("size", 128), ("seed", 1)):
-        options.add_argument(f"--{name}", type=int, default=number)
+        options.add_argument(f"--{name}", type=count, default=number)
     options.add_argument("--list", action="store_true", help="also list every object that does not agree")
-    chosen = options.parse_args()
+    chosen = options.parse_args(words)
     config = EnvConfig(
         backend="habitat", dataset=chosen.dataset, scenes=chosen.scenes, objects=chosen.objects, robot=chosen.robot,
         image_size=chosen.size, split="new_scenes", episodes=100,
@@ -187,4 +190,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

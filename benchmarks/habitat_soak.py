@@ -20,6 +20,10 @@ import time
 from pathlib import Path
 
 import numpy as np
+from words import one_line
+
+from llarp.errors import UserError
+from llarp.habitat import check_installed
 
 
 def children(parent: int) -> list[int]:
@@ -46,15 +50,18 @@ def own_mb(pid: int) -> float:
     return sum(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024
 
 
-def main() -> None:
+@one_line
+def main(words: list[str]) -> int:
+    """Runs and prints; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10.0), parser.add_argument("--kill", action="store_true")
-    given, settings = parser.parse_known_args()
+    given, settings = parser.parse_known_args(words)
+    check_installed()
     folder = tempfile.mkdtemp(prefix="llarp-soak-")
-    words = [sys.executable, "-m", "llarp", "train", "config=habitat", f"output_dir={folder}", "run_name=soak",
+    command = [sys.executable, "-m", "llarp", "train", "config=habitat", f"output_dir={folder}", "run_name=soak",
              f"train.max_minutes={given.minutes}", "train.total_steps=100000000", "train.eval_episodes=0",
              *settings]  # fmt: skip
-    run = subprocess.Popen(words)
+    run = subprocess.Popen(command)
     metrics = Path(folder) / "soak" / "metrics.jsonl"
     seen: list[tuple[float, float, float, int]] = []  # minutes, MB of trainer and simulators, their number
     begun, killed = None, False
@@ -70,6 +77,8 @@ def main() -> None:
         if given.kill and not killed and workers and minutes > given.minutes / 2:
             os.kill(workers[0], signal.SIGKILL)
             killed = True
+    if not seen:
+        raise UserError(f"the run ended with exit code {run.returncode} before its first update; what it said is above")
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]
     table = np.array([row for row in seen if row[0] <= lines[-1]["wall_s"] / 60])
     late = table[table[:, 0] >= table[-1, 0] / 2]
@@ -89,7 +98,8 @@ def main() -> None:
         "exit_code": run.returncode,
     }
     print(json.dumps(result))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

@@ -16,12 +16,15 @@ import itertools
 import json
 import os
 import statistics
+import sys
 import time
 from typing import Any
 
 import torch
+from words import count, one_line
 
 from llarp.config import load
+from llarp.habitat import check_installed
 from llarp.habitat.assets import find_assets
 from llarp.habitat.episodes import Episodes
 from llarp.habitat.worker import skip_environment_map
@@ -30,16 +33,19 @@ from llarp.tasks import semantics
 from llarp.tasks.task import TaskConfig
 
 
-def main() -> None:
+@one_line
+def main(words: list[str]) -> int:
+    """Measures and prints; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset"), parser.add_argument("scenes"), parser.add_argument("robot", nargs="?", default="")
-    parser.add_argument("--steps", type=int, default=2000), parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--steps", type=count, default=2000), parser.add_argument("--repeats", type=count, default=5)
     parser.add_argument("--environment-light", action="store_true")
-    parser.add_argument("--threads", type=int, default=1, help="of Mesa's, to draw with")
-    given = parser.parse_args()
+    parser.add_argument("--threads", type=count, default=1, help="of Mesa's, to draw with")
+    given = parser.parse_args(words)
     os.environ |= {"LP_NUM_THREADS": str(given.threads), "MAGNUM_LOG": "quiet", "HABITAT_SIM_LOG": "quiet"}
     if not given.environment_light:
         skip_environment_map()
+    check_installed()
     from llarp.habitat import plugin
 
     torch.set_num_threads(1)
@@ -53,6 +59,7 @@ def main() -> None:
     scenes = [source.scene(row) for row in range(len(source))]
     rows = [row for row, scene in enumerate(scenes) if scene == scenes[0]]  # one scene
     config = plugin.get_config(lab_config(), tuple(lab_overrides(env_config, assets)))
+
     def episode(row: int) -> Any:
         return plugin.habitat_episode(functools.partial(source.beginning, row, 1), source.labels(row), assets.dataset)
 
@@ -93,7 +100,8 @@ def main() -> None:
         "environment_light": given.environment_light,
         "notes": list(assets.notes),
     }))  # fmt: skip
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

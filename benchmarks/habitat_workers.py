@@ -16,9 +16,12 @@ import argparse
 import json
 import multiprocessing
 import statistics
+import sys
 import time
 from multiprocessing.connection import Connection
 from typing import Any
+
+from words import count, one_line
 
 from llarp.bench import ChangingActions
 from llarp.config import load
@@ -110,13 +113,15 @@ class Apart:
             program.join()
 
 
-def main() -> None:
+@one_line
+def main(words: list[str]) -> int:
+    """Measures and prints; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset"), parser.add_argument("scenes"), parser.add_argument("robot", nargs="?", default="")
-    parser.add_argument("--steps", type=int, default=150), parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--steps", type=count, default=150), parser.add_argument("--repeats", type=count, default=5)
+    parser.add_argument("--size", type=count, default=224)
     parser.add_argument("--environment-light", action="store_true")
-    given = parser.parse_args()
+    given = parser.parse_args(words)
     runners = {name: make(given, *setting) for name, setting in SETTINGS.items()}
     runners |= {name: _runner(given, worlds, backend="mujoco") for name, worlds in EMBEDDED.items()}
     apart = Apart(given)
@@ -146,7 +151,8 @@ def main() -> None:
         "environment_light": given.environment_light, "image_size": given.size, "steps": given.steps,
         "repeats": given.repeats,
     }))  # fmt: skip
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

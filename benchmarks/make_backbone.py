@@ -15,7 +15,9 @@ from typing import Any
 
 import torch
 from transformers import LlamaConfig, LlamaModel
+from words import one_line, read_words
 
+from llarp.errors import UserError
 from llarp.policy.llm import quiet_transformers
 from llarp.policy.smollm import ensure_smollm
 
@@ -57,14 +59,18 @@ def make_backbone(
     return folder
 
 
+@one_line
 def main(words: list[str]) -> int:
     """Writes the folder; the exit code."""
-    options = dict(word.split("=", 1) for word in words[1:])
-    if not words or "=" in words[0] or options.get("shape") not in SHAPES:
-        print(__doc__, file=sys.stderr)
-        return 2
-    number = {name: int(options.get(name, 0)) for name in ("layers", "seed")}
-    folder = make_backbone(Path(words[0]), options["shape"], **number, device=options.get("device", "cpu"))
+    if not words or "=" in words[0]:
+        raise UserError("give a folder first: make_backbone.py FOLDER shape=...")
+    options = read_words(words[1:], {"shape": "", "layers": 0, "seed": 0, "device": "cpu"})
+    if options["shape"] not in SHAPES:
+        raise UserError(f"shape={options['shape']}: must be one of {', '.join(SHAPES)}")
+    folder = Path(words[0])
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise UserError(f"{folder}: is there already; choose another, or remove it")
+    make_backbone(folder, **options)
     print(f"{folder}: random weights of shape {options['shape']}")
     return 0
 

@@ -13,18 +13,21 @@ import warnings
 from collections import Counter
 
 import torch
+from words import one_line, read_words
 
 from llarp.bench import _trainer
 from llarp.config import load
 
 
+@one_line
 def main(words: list[str]) -> int:
     """Prints what it found; the exit code."""
+    own = [word for word in words if word.startswith("steps=")]
+    steps = read_words(own, {"steps": 16})["steps"]
+    config = load("default", ["device=cuda", *(word for word in words if word not in own)])
     if not torch.cuda.is_available():
         print("no CUDA device: nothing to look at")
         return 3
-    steps = next((int(w.removeprefix("steps=")) for w in words if w.startswith("steps=")), 16)
-    config = load("default", ["device=cuda", *(w for w in words if not w.startswith("steps="))])
     collector = _trainer(config, 1).collector
     lookahead = collector.parts[0].lookahead
 

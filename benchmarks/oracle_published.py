@@ -17,9 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from words import one_line, read_words
 
 from llarp.envs.config import EnvConfig
 from llarp.envs.episode_source import load_assets_for, load_episodes
+from llarp.errors import UserError
 from llarp.evaluation.statistics import wilson
 from llarp.sim.world import Assets, BatchWorld
 from llarp.tasks.actions import ACTION_NAMES
@@ -77,20 +79,28 @@ def verdict_of(played: Played, i: int, episodes: EpisodeSet, assets: Assets) -> 
     return search(state, circuit, assets.catalog.half_size, episodes.rules)
 
 
+@one_line
 def main(words: list[str]) -> int:
-    options = dict(word.split("=", 1) for word in words if "=" in word)
+    """Prints the table; the exit code."""
+    defaults = {"scenes": "", "rules": "", "starts": 3, "bar": "0.9"}
+    options = read_words([word for word in words if "=" in word], defaults)
     files = [word for word in words if "=" not in word]
-    unknown = set(options) - {"scenes", "rules", "starts", "bar"}
-    if not files or unknown or "scenes" not in options:
-        print(__doc__)
-        return 2
+    if not files or not options["scenes"]:
+        raise UserError("give scenes=FOLDER and episode files: oracle_published.py scenes=FOLDER FILE.pickle ...")
+    for file in files:
+        if not Path(file).is_file():
+            raise UserError(f"{file}: no such file; give published episode files")
+    try:
+        bar = float(options["bar"])
+    except ValueError:
+        raise UserError(f"bar={options['bar']}: must be a number") from None
     good = True
     print("file rules episodes oracle success interval progress steps infeasible unexplained plan_ms")
     for file in files:
-        config = EnvConfig(dataset=file, scenes=options["scenes"], rules=options.get("rules", ""))
+        config = EnvConfig(dataset=file, scenes=options["scenes"], rules=options["rules"])
         assets, episodes = load_assets_for(config), load_episodes(config, 0)
         world = BatchWorld(assets, episodes, len(episodes), TaskConfig(), rules=episodes.rules, pictures=False)
-        rounds = [play(world, episodes, k) for k in range(int(options.get("starts", "3")))]
+        rounds = [play(world, episodes, k) for k in range(options["starts"])]
         success = np.concatenate([r.success for r in rounds])
         verdicts: Counter[str] = Counter()
         lines = []
@@ -112,7 +122,7 @@ def main(words: list[str]) -> int:
         kinds = np.tile([episodes.instruction_type[i] for i in range(len(episodes))], len(rounds))
         for kind in sorted(set(kinds.tolist())):
             print(f"    {kind}: {int(success[kinds == kind].sum())} of {int((kinds == kind).sum())}")
-        good &= bool(success.mean() >= float(options.get("bar", "0.9"))) and unexplained == 0
+        good &= bool(success.mean() >= bar) and unexplained == 0
     return 0 if good else 1
 
 

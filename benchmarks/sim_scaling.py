@@ -13,12 +13,14 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from words import check, count, one_line
 
 from llarp.bench import ChangingActions, settings
 from llarp.config import load
@@ -36,13 +38,17 @@ EPISODES = 1_000
 FRAMES = 4  # pictures of all worlds that one repeat of a drawing figure takes
 
 
-def main() -> None:
+@one_line
+def main(words: list[str]) -> int:
+    """Measures and prints; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--worlds", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64])
-    parser.add_argument("--episodes", type=int, default=100_000), parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--worlds", type=count, nargs="+", default=[1, 2, 4, 8, 16, 32, 64])
+    parser.add_argument("--episodes", type=count, default=100_000)
+    parser.add_argument("--repeats", type=count, default=5)
     parser.add_argument("--device", default="cpu"), parser.add_argument("--out", type=Path)
     parser.add_argument("--published", default=""), parser.add_argument("--scenes", default="")
-    given = parser.parse_args()
+    given = parser.parse_args(words)
+    check(given.device, given.out)
     config = load("default", (f"device={given.device}", f"env.episodes={EPISODES}"))
     torch.manual_seed(0)
     episodes = load_episodes(config.env, seed=0)
@@ -61,6 +67,7 @@ def main() -> None:
     for part in ("worlds", "episodes", "drawing"):
         for name, figures in result[part].items():
             print(f"{part:9} {name:34}", ", ".join(f"{k} {v:.5g}" for k, v in figures.items()))
+    return 0
 
 
 def alternate(works: dict[str, Callable[[], Any]], repeats: int, device: str) -> dict[str, list[float]]:
@@ -105,12 +112,12 @@ class Stepper:
 def over_worlds(counts: Sequence[int], episodes: EpisodeSet, device: str, repeats: int) -> dict[str, dict[str, float]]:
     """Steps a second of each number of worlds."""
     found = {}
-    for count in counts:
-        stepper, steps = Stepper(count, episodes, device), max(4, 128 // count)
+    for worlds in counts:
+        stepper, steps = Stepper(worlds, episodes, device), max(4, 128 // worlds)
         stepper(36)  # past the first resets, which all worlds without success have at once
         seconds = alternate({"steps": lambda s=stepper, n=steps: s(n)}, repeats, device)["steps"]  # type: ignore[misc]
         median = statistics.median(seconds) / steps
-        found[f"{count} worlds"] = {"steps_per_s": count / median, "ms_a_vector_step": median * 1e3}
+        found[f"{worlds} worlds"] = {"steps_per_s": worlds / median, "ms_a_vector_step": median * 1e3}
         stepper.env.close()
     return found
 
@@ -204,4 +211,4 @@ def _with_objects(state: WorldState, share: float) -> WorldState:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

@@ -1,6 +1,6 @@
 """Tables of docs/performance.md from the files that `benchmarks/all.sh` or `benchmarks/gpu.sh` left in a folder.
 
-    python benchmarks/tables.py FOLDER
+python benchmarks/tables.py FOLDER
 """
 
 from __future__ import annotations
@@ -10,6 +10,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from words import one_line
+
+from llarp.errors import UserError
 
 PARTS = (
     ("render", "render"), ("vision", "ViT"), ("llm prefix", "LLM, instructions"), ("llm decode", "LLM, decode"),
@@ -81,13 +85,26 @@ def scaling(results: dict[str, Any]) -> Iterator[str]:
                        "{gflop_a_step:.2f} | {memory_mb:.0f} |".format(**row))  # fmt: skip
 
 
+def read(path: Path) -> dict[str, Any]:
+    """One result; UserError where the file is none."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: is no result of a benchmark ({error}); move it away") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: is no result of a benchmark; move it away")
+    return found
+
+
+@one_line
 def main(words: list[str]) -> int:
     """Prints the tables; the exit code."""
-    if len(words) != 1 or not Path(words[0]).is_dir():
-        print(__doc__, file=sys.stderr)
-        return 2
-    folder = Path(words[0])
-    results = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    folder = Path(words[0]) if len(words) == 1 else None
+    if folder is None or not folder.is_dir():
+        raise UserError("give the folder that all.sh or gpu.sh wrote: tables.py FOLDER")
+    results = {path.stem: read(path) for path in sorted(folder.glob("*.json"))}
+    if not results:
+        raise UserError(f"{folder}: has no results (*.json); benchmarks/all.sh {folder} measures them")
     machine = folder / "machine.txt"
     if machine.is_file():
         print(machine.read_text())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 import sys
 from collections.abc import Callable
@@ -26,11 +27,24 @@ def read_words(words: list[str], defaults: dict[str, Any]) -> dict[str, Any]:
         if key not in defaults:
             raise unknown_key(key, defaults)
         found[key] = _value(key, text, defaults[key])
-    if str(found.get("device", "cpu")).startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"device={found['device']}: there is no GPU here")
-    if found.get("out"):
-        check_out(Path(found["out"]))
+    check(found.get("device", "cpu"), found.get("out"))
     return found
+
+
+def check(device: str, out: str | Path | None) -> None:
+    """UserError where the device is not there, or `out` cannot be written."""
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"device={device}: there is no GPU here")
+    if out:
+        check_out(Path(out))
+
+
+def count(text: str) -> int:
+    """A number of something, for argparse."""
+    try:
+        return _whole("", text, 1)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("=")) from None
 
 
 def _value(key: str, text: str, default: Any) -> Any:

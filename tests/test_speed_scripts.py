@@ -11,6 +11,7 @@ import pytest
 import torch
 from tiny_llm import make_tiny_llm
 
+from llarp.habitat import version_of
 from llarp.policy.llm import load_llm
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -24,13 +25,18 @@ def script(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> M
 
 
 @pytest.mark.parametrize("script", ["make_backbone"], indirect=True)
-def test_a_backbone_of_a_shape_loads(script: ModuleType, tmp_path: Path) -> None:
+def test_a_backbone_of_a_shape_loads(script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tokenizer = make_tiny_llm(tmp_path / "words")
     made = script.make_backbone(tmp_path / "made", "tiny", layers=2, tokenizer=tokenizer)
     llm = load_llm(str(made), "bfloat16")
     assert (llm.num_layers, llm.hidden_size) == (2, 192) and llm.dtype == torch.bfloat16
     assert (made / "RANDOM_WEIGHTS.txt").is_file()
-    assert script.main([str(tmp_path), "shape=unknown"]) == 2
+    for words, told in (([str(tmp_path / "new"), "shape=unknown"], "llama-7b"), (["shape=tiny"], "FOLDER"),
+                        ([str(made), "shape=tiny"], "is there already"),
+                        ([str(tmp_path / "new"), "shape=tiny", "layers=x"], "layers=x")):  # fmt: skip
+        assert script.main(words) == 2
+        assert told in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("script", ["scaling"], indirect=True)
@@ -53,9 +59,7 @@ def test_scaling_prints_a_line_a_setting(
 
 
 @pytest.mark.parametrize("script", ["tables"], indirect=True)
-def test_tables_show_what_was_measured(
-    script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_tables_show_what_was_measured(script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     part = {"seconds": 2.0, "real_share": 0.5, "gflop_per_s": 30.0, "possible_gflop_per_s": 60.0,
             "achieved_over_possible": 0.5}  # fmt: skip
     decode = {"gbytes_per_s": 3.0, "bandwidth_gbytes_per_s": 30.0, "achieved_over_bandwidth": 0.1}
@@ -72,6 +76,39 @@ def test_tables_show_what_was_measured(
                  "| LLM, decode | 2.00 | 50% | 30 GFLOP/s | 60 | 50% |", "| llm decode | 90.0% |",
                  "| 2 worlds | 10.0 | 100.0 | 60.0 | 40.0 | 1.50 | 900 |"):  # fmt: skip
         assert line in shown
+    (tmp_path / "broken.json").write_text("{")
+    (tmp_path / "empty").mkdir()
+    for words, told in (([str(tmp_path)], "broken.json"), ([str(tmp_path / "empty")], "no results"), ([], "FOLDER")):
+        assert script.main(words) == 2
+        assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "told"),
+    [
+        ("sim_scaling", ["--device", "cuda"], "no GPU"),
+        ("sim_scaling", ["--out", "none/x.json"], "none/x.json"),
+        ("sim_scaling", ["--worlds", "0"], "at least 1"),
+        ("habitat_step", ["none.pickle", "none"], "" if version_of("habitat-sim") else "is not installed"),
+        ("habitat_step", ["a", "b", "--steps", "x"], "at least 1"),
+        ("habitat_workers", ["none.pickle", "none"], "none.pickle"),
+        ("no_sync", ["steps=x"], "steps=x"),
+        ("no_sync", ["env.num_env=2"], "env.num_env"),
+        ("oracle_published", ["scenes=none", "none.pickle"], "none.pickle"),
+        ("oracle_published", ["file.pickle"], "scenes=FOLDER"),
+    ],
+    indirect=["script"],
+)
+def test_words_that_cannot_be_are_refused_before_anything_is_measured(
+    script: ModuleType, words: list[str], told: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    try:
+        code = script.main(words)
+    except SystemExit as left:  # argparse
+        code = left.code
+    shown = capsys.readouterr()
+    assert code == 2 and told in shown.err.splitlines()[-1] and not shown.out
 
 
 @pytest.mark.parametrize("script", ["memory"], indirect=True)
