@@ -34,6 +34,7 @@ from llarp.bench import STEPS_TO_SUCCESS
 from llarp.envs.config import EnvConfig
 from llarp.envs.episode_source import load_episodes
 from llarp.errors import UserError
+from llarp.machine import make_ready
 from llarp.policy.config import PolicyConfig
 from llarp.policy.policy import LLaRPPolicy
 from llarp.rates import finish, seconds_of
@@ -198,6 +199,7 @@ def main(words: list[str]) -> int:
     for key, known in (("rollout", tuple(MEAN_STEPS)), ("attention", ("eager", "sdpa"))):
         if options[key] not in known:
             raise UserError(f"{key}={options[key]}: choose one of {', '.join(known)}")
+    make_ready()
     result = compare(options)
     s = result["settings"]
     print(f"{s['rollout']} rollout: {s['worlds']} worlds x {s['steps']} steps, {s['episodes']} episodes, instructions "

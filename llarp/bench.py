@@ -43,7 +43,7 @@ def bench(what: str, config: RunConfig, repeats: int = 3) -> dict[str, Any]:
     """Time `what` ("sim", "policy", "update" or "train"): `what`, `settings`, `steps_per_s` and what explains them.
 
     A step is one skill in one world; `steps_per_s` is the median of the repeats. Where the time goes (`where`) and what
-    each part achieves of what this machine can do (`achieved_over_possible`, `parts`) come from one more, watched run.
+    each part achieves of what this machine can do (`achieved_over_possible`, `parts`) come from as many more, watched.
     """
     parts: dict[str, Callable[[RunConfig, int], dict[str, Any]]] = {
         "sim": bench_sim, "policy": bench_policy, "update": bench_update, "train": bench_train
@@ -207,15 +207,21 @@ def bench_update(config: RunConfig, repeats: int) -> dict[str, Any]:
 
     seconds = time_repeats(work, repeats, device=config.device)
     watched = _breakdown(trainer, config)
-    watched.run(work)
+
+    def work_again() -> None:
+        for _ in range(repeats):
+            work()
+
+    watched.run(work_again)
     result = _rate(rollout.num_steps * config.env.num_envs, seconds) | {"update_s": statistics.median(seconds)}
     return result | watched.result() | {"cost_a_step": _cost(trainer, config, rollout)}
 
 
 def bench_train(config: RunConfig, repeats: int) -> dict[str, Any]:
-    """What `time_training` says, and where the time of one more update goes."""
+    """What `time_training` says, and where the time of as many more updates goes."""
     result, trainer = time_training(config, repeats)
-    trainer.train = dataclasses.replace(trainer.train, total_steps=result["steps_a_repeat"] * (repeats + 2))
+    steps = result["steps_a_repeat"] * (2 * repeats + 1)
+    trainer.train = dataclasses.replace(trainer.train, total_steps=steps)
     watched = _breakdown(trainer, config)
     watched.run(trainer.run)
     return result | watched.result()

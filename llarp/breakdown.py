@@ -26,7 +26,7 @@ class Breakdown:
     """Watches an environment, a policy and their training while `run` works, then says what it saw.
 
     Useful are only tokens of transitions: not padding, and not context or tails, which an update reads without loss
-    (both are reported). Seconds are of one watched run, which is apart from the timed ones.
+    (both are reported). Seconds are of one watched run of one or more updates, which is apart from the timed ones.
     """
 
     def __init__(self, device: str, env: Any = None, policy: LLaRPPolicy | None = None, optimizer: Any = None) -> None:
@@ -37,7 +37,7 @@ class Breakdown:
         self.tokens: Counter[str] = Counter()  # computed, by part
         self.real: dict[str, float] = defaultdict(float)  # those of transitions, or of instructions
         self.pairs: dict[str, float] = defaultdict(float)
-        self.seen_context = 0
+        self.seen_context = self.updates = 0
         self.wall_s = 0.0
         self.prefix = 0.0  # tokens of the mean instruction
         self._passing = False  # within a pass of the language model
@@ -62,8 +62,8 @@ class Breakdown:
     def acted(self, steps: int, pairs: float) -> None:
         """Tell how many environment steps were acted in, and how many keys their tokens saw."""
         assert self.policy is not None
-        self.real["llm decode"] = steps * self.policy.config.num_visual_tokens
-        self.pairs["llm decode"] = pairs
+        self.real["llm decode"] += steps * self.policy.config.num_visual_tokens
+        self.pairs["llm decode"] += pairs
 
     # -- watching -----------------------------------------------------------------------------------------------------
 
@@ -210,7 +210,8 @@ class Breakdown:
         everything = torch.arange(len(rollout.begin))
         pairs = _pairs(rollout, everything, self.prefix, self.policy.config.num_visual_tokens)
         self.acted(rollout.num_transitions, pairs)
-        self.seen_context = int((rollout.end - rollout.begin).sum()) - rollout.num_transitions
+        self.updates += 1
+        self.seen_context += int((rollout.end - rollout.begin).sum()) - rollout.num_transitions
         return "update: loss, python"
 
     # -- what it saw --------------------------------------------------------------------------------------------------
@@ -277,6 +278,7 @@ class Breakdown:
                 "tokens_real": self.real[name],
                 "tokens_computed": computed,
                 "real_share": self.real[name] / computed,
+                "computed_over_possible": part["achieved_over_possible"] * computed / self.real[name],
             }
         if "llm decode" in parts:
             part, calls = parts["llm decode"], self.calls["llm decode"]
@@ -291,7 +293,7 @@ class Breakdown:
                 "achieved_over_bandwidth": moved / part["seconds"] / reach,
             }
         if "llm forward" in parts:
-            parts["llm forward"]["context_steps_an_epoch"] = self.seen_context
+            parts["llm forward"]["context_steps_an_epoch"] = self.seen_context // max(1, self.updates)
             parts["update, of a large product"] = self._update(parts, large_rate(policy.llm.dtype, self.device))
         return parts
 

@@ -14,6 +14,7 @@ from typing import Any
 from .errors import UserError
 
 GIB = 1024**3
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 BASE_MEMORY_GIB = 2.5
 """What a run needs besides its worlds: libraries, LLM and ViT in the default preset (measured, rounded up)."""
 HABITAT_WORLD_GIB = 1.1
@@ -72,6 +73,23 @@ def cores() -> int:
     if len(quota) == 2 and quota[0].isdigit():
         usable = min(usable, max(1, int(quota[0]) // int(quota[1])))
     return usable
+
+
+def make_ready() -> None:
+    """What a process does before a policy acts or learns in it."""
+    share_cores()
+    keep_memory()
+
+
+def keep_memory() -> None:
+    """Let malloc keep what is freed until `give_back_memory` (glibc; elsewhere nothing happens).
+
+    By itself it returns megabytes after every pass of a model, and the next pass faults them in again.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for parameter, size in ((M_TRIM_THRESHOLD, 1 << 30), (M_MMAP_THRESHOLD, 32 << 20)):  # the largest it takes
+            mallopt(parameter, size)
 
 
 def give_back_memory() -> None:

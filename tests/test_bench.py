@@ -72,12 +72,16 @@ def test_bench_train_counts_real_tokens_only(tmp_path: Path) -> None:
     result = bench.bench("train", settings, repeats=2)
     transitions = 6 * settings.env.num_envs
     parts = result["parts"]
+    transitions *= 2  # as many updates are watched as repeats are timed
     assert parts["llm decode"]["tokens_real"] == transitions
     old = parts.get("llm recompute", {"tokens_real": 0, "tokens_computed": 0})  # less what the first pass has anyway
     assert 0 <= old["tokens_real"] <= min(transitions, old["tokens_computed"])
     assert parts["llm forward"]["tokens_real"] == parts["llm backward"]["tokens_real"] == 3 * transitions
     context = parts["llm forward"]["context_steps_an_epoch"]
-    assert parts["llm forward"]["tokens_computed"] >= 3 * (transitions + context)  # the rest is padding
+    assert parts["llm forward"]["tokens_computed"] >= 3 * (transitions + 2 * context)  # the rest is padding
+    for part in (parts["llm forward"], parts["llm backward"]):
+        real = part["computed_over_possible"] * part["real_share"]
+        assert real == pytest.approx(part["achieved_over_possible"])
     assert {"llm backward", "llm decode", "vision", "render", "task", "optimizer", "heads"} <= result["where"].keys()
     assert min(result["repeat_s"]) <= result["rollout_s"] + result["update_s"] + 1e-6  # medians of two: means
     assert result["rollout_s"] + result["update_s"] <= max(result["repeat_s"]) + 1e-6

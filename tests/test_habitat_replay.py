@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-import importlib.util
+import importlib
 import json
 import math
 import subprocess
@@ -31,12 +31,10 @@ SCENES = ("v3_sc3_staging_00", "v3_sc3_staging_05", "v3_sc3_staging_11")
 
 def benchmark(name: str) -> ModuleType:
     """A script of `benchmarks/` as a module."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
+    folder = str(ROOT / "benchmarks")
+    if folder not in sys.path:
+        sys.path.append(folder)
+    return importlib.import_module(name)
 
 
 def settings(backend: str, *others: str) -> Any:

@@ -73,7 +73,7 @@ def test_tables_show_what_was_measured(script: ModuleType, tmp_path: Path, capsy
     assert script.main([str(tmp_path)]) == 0
     shown = capsys.readouterr().out
     for line in ("| train | 81 | 1.00 2.00 | 2000 |", "| train: rollout alone | 120 | 4.00 | |",
-                 "| LLM, decode | 2.00 | 50% | 30 GFLOP/s | 60 | 50% |", "| llm decode | 90.0% |",
+                 "| LLM, decode | 2.00 | 50% | 30 GFLOP/s | 60 | 50% |  |", "| llm decode | 90.0% |",
                  "| 2 worlds | 10.0 | 100.0 | 60.0 | 40.0 | 1.50 | 900 |"):  # fmt: skip
         assert line in shown
     (tmp_path / "broken.json").write_text("{")

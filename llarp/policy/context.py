@@ -45,11 +45,20 @@ class Entry(NamedTuple):
 class Prefixes:
     """Keys and values of U instructions, right-aligned in P slots, and which of them each of B rows has."""
 
-    keys: Tensor  # (L, U, H, P, D)
-    values: Tensor  # (L, U, H, P, D)
+    both: Tensor  # (L, 2, U, H, P, D)
     length: Tensor  # (B,) int64 tokens of each row's instruction
     index: Tensor  # (B,) int64 into U
     last: Tensor  # (U, hidden) last hidden states of their last tokens
+
+    @property
+    def keys(self) -> Tensor:
+        """(L, U, H, P, D)."""
+        return self.both[:, 0]
+
+    @property
+    def values(self) -> Tensor:
+        """(L, U, H, P, D)."""
+        return self.both[:, 1]
 
 
 class InstructionCache:
@@ -88,7 +97,7 @@ class InstructionCache:
         """Prefixes of B texts; UserError for a text longer than `max_tokens`."""
         row = {text: i for i, text in enumerate(dict.fromkeys(texts))}
         self._want(list(row), need=True)
-        return pack([self._read(text) for text in row], [row[text] for text in texts])
+        return self._read(list(row), torch.tensor([row[text] for text in texts], device=self._pages.device))
 
     def prepare(self, texts: list[str]) -> None:
         """Compute what `get` will be asked for, many texts in one pass, as many as there is room for."""
@@ -187,10 +196,25 @@ class InstructionCache:
         self._pages, self._last = pages, last
         self._free += range(have + more - 1, have - 1, -1)
 
-    def _read(self, text: str) -> Entry:
-        own, length = self._entries[text]
-        keys_values = self._pages[own].permute(1, 2, 3, 0, 4, 5).flatten(3, 4)[:, :, :, -length:]
-        return Entry(keys_values, self._last[own[-1]])
+    def _read(self, texts: list[str], index: Tensor) -> Prefixes:
+        """Prefixes from U stored texts, for rows that have text `index` (B,); all in one copy."""
+        device = self._pages.device
+        _, two, layers, heads, _, size = self._pages.shape
+        owned = [self._entries[text] for text in texts]
+        longest = max(length for _, length in owned)
+        places = np.empty((len(texts), longest), np.int64)  # of tokens: page * PAGE + slot
+        for row, (own, length) in zip(places, owned, strict=True):
+            slots = (np.array(own)[:, None] * PAGE + np.arange(PAGE)).flatten()[-length:]
+            row[: longest - length] = slots[0]  # looked at, masked
+            row[longest - length :] = slots
+        page, slot = (torch.from_numpy(part).to(device)[:, None] for part in np.divmod(places, PAGE))  # (U, 1, P)
+        which = torch.arange(two, device=device)[:, None, None, None]
+        layer = torch.arange(layers, device=device)[:, None, None, None, None]
+        head = torch.arange(heads, device=device)[:, None]
+        vectors = (((page * two + which) * layers + layer) * heads + head) * PAGE + slot  # (L, 2, U, H, P)
+        both = self._pages.view(-1, size).index_select(0, vectors.flatten()).view(*vectors.shape, size)
+        length = torch.tensor([length for _, length in owned], device=device)[index]
+        return Prefixes(both, length, index, self._last[[own[-1] for own, _ in owned]])
 
 
 def default_cache_mb(device: torch.device) -> int:
@@ -250,12 +274,12 @@ def pack(entries: list[Entry], index: list[int]) -> Prefixes:
     lengths = [entry.keys_values.shape[3] for entry in entries]
     slots = max(lengths)
     two, layers, heads, _, size = entries[0].keys_values.shape
-    packed = entries[0].keys_values.new_zeros(two, layers, len(entries), heads, slots, size)
+    packed = entries[0].keys_values.new_zeros(layers, two, len(entries), heads, slots, size)
     for i, entry in enumerate(entries):
-        packed[:, :, i, :, slots - lengths[i] :] = entry.keys_values
+        packed[:, :, i, :, slots - lengths[i] :] = entry.keys_values.transpose(0, 1)
     rows = torch.tensor(index)
     last = torch.stack([entry.last for entry in entries])
-    return Prefixes(packed[0], packed[1], torch.tensor(lengths)[rows].to(packed.device), rows.to(packed.device), last)
+    return Prefixes(packed, torch.tensor(lengths)[rows].to(packed.device), rows.to(packed.device), last)
 
 
 def run_parallel(llm: FrozenLLM, prefixes: Prefixes | None, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -279,8 +303,7 @@ def run_parallel(llm: FrozenLLM, prefixes: Prefixes | None, tokens: Tensor) -> t
 
 def behind(llm: FrozenLLM, prefixes: Prefixes, lengths: list[int]) -> Packed:
     """How sequences of `lengths` lie behind one another, the i-th behind the prefix of row i."""
-    parts = (prefixes.keys, prefixes.values, prefixes.length, prefixes.index)
-    return pack_sequences(lengths, llm.dtype, llm.device, *parts)
+    return pack_sequences(lengths, llm.dtype, llm.device, prefixes.both, prefixes.length, prefixes.index)
 
 
 def new_rows(prefixes: Prefixes, num_rows: int, prefix_slots: int, visual_slots: int) -> State:
@@ -371,12 +394,13 @@ def rewrite(llm: FrozenLLM, state: State, tokens: Tensor, prefix_slots: int) -> 
 
 
 def prefixes_of(state: State, prefix_slots: int) -> Prefixes:
-    """The rows' own prefixes, as a view of the state."""
+    """The rows' own prefixes, a copy."""
     length = state["prefix_length"]
     width = max(int(length.max()), 1)
     where = slice(prefix_slots - width, prefix_slots)
     index = torch.arange(len(length), device=length.device)
-    return Prefixes(state["keys"][:, :, :, where], state["values"][:, :, :, where], length, index, state["last"])
+    both = torch.stack([state["keys"][:, :, :, where], state["values"][:, :, :, where]], 1)
+    return Prefixes(both, length, index, state["last"])
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ of each, Q query heads, G key-value heads, D head size, I width of the MLP.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,7 +22,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .packed import Bucket, Packed
+from .packed import Packed, Places
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -206,53 +207,50 @@ class LlamaDecoder:
 
     def _attend(self, qkv: Tensor, layer: int, packed: Packed, kept: list) -> Tensor:
         """(M, Q * D) from (M, (Q + 2 G) * D); `kept` takes queries, keys, values and weights of each bucket."""
-        heads, groups, size = self.heads, self.groups, self.head_size
-        out = qkv.new_empty(len(qkv), heads * size)
-        for bucket in packed.buckets:
-            rows = bucket.rows
-            padded = qkv.index_select(0, bucket.tokens).view(rows, bucket.longest, -1, size).transpose(1, 2)
-            q, k, v = padded.split([heads, groups, groups], 1)
-            if packed.keys is not None and packed.values is not None:
-                k = torch.cat([packed.keys[layer].index_select(0, bucket.prefix), k], 2)
-                v = torch.cat([packed.values[layer].index_select(0, bucket.prefix), v], 2)
-            q, k, v = (part.reshape(rows * groups, -1, size) for part in (q, k, v))
-            weights = torch.baddbmm(self._mask(bucket), q, k.transpose(1, 2), alpha=self.scale)
-            weights = softmax(weights)
-            mixed = torch.bmm(weights, v).view(rows, heads, bucket.longest, size).transpose(1, 2)
-            mixed = mixed.reshape(-1, heads * size)
-            out.index_copy_(0, bucket.where, mixed if bucket.real is None else mixed.index_select(0, bucket.real))
+        size, places = self.head_size, self._places(packed)
+        vectors = qkv.view(-1, size)
+        if places.prefix is not None:
+            vectors = torch.cat([places.prefix[layer], vectors])
+        vectors = vectors.index_select(0, places.take)
+        out = qkv.new_empty(len(places.take_back), size)
+        at = done = 0
+        for mask in places.masks:
+            pairs, queries, slots = mask.shape  # B * G, Q / G * L, S
+            ends = (at, at + pairs * queries, at + pairs * (queries + slots), at + pairs * (queries + 2 * slots))
+            q, k, v = (vectors[a:b].view(pairs, -1, size) for a, b in pairwise(ends))
+            weights = softmax(torch.baddbmm(mask, q, k.transpose(1, 2), alpha=self.scale))
+            scaled_bmm(weights, v, 1, out=out[done : done + pairs * queries])
             kept.append((q, k, v, weights))
-        return out
+            at, done = ends[-1], done + pairs * queries
+        return out.index_select(0, places.give).view(len(qkv), -1)
 
     def _attend_back(self, grad: Tensor, packed: Packed, kept: list) -> Tensor:
         """Gradient of queries, keys and values (M, (Q + 2 G) * D) from that of `_attend`'s output (M, Q * D)."""
-        heads, groups, size = self.heads, self.groups, self.head_size
-        out = grad.new_empty(len(grad), (heads + 2 * groups) * size)
+        groups, size, places = self.groups, self.head_size, self._places(packed)
+        padded = torch.cat([grad.view(-1, size), grad.new_zeros(1, size)]).index_select(0, places.take_back)
+        queries = len(padded)
+        new = queries // self.heads * groups
+        of = grad.new_empty(queries + 2 * new, size)
+        at = 0  # tokens of the buckets before, with padding
         for bucket, (q, k, v, weights) in zip(packed.buckets, kept, strict=True):
-            rows, longest, old = bucket.rows, bucket.longest, bucket.slots
-            padded = grad.index_select(0, bucket.tokens)
-            if bucket.kept is not None:
-                padded *= bucket.kept
-            padded = padded.view(rows, longest, heads, size).transpose(1, 2).reshape(rows * groups, -1, size)
-            through = torch.bmm(padded, v.transpose(1, 2))
-            scores = torch.ops.aten._softmax_backward_data(through, weights, -1, weights.dtype)
-            of = grad.new_empty(rows, longest, heads + 2 * groups, size)
-            views = of.transpose(1, 2).split([heads, groups, groups], 1)
-            views[0].copy_(torch.bmm(scores, k).mul_(self.scale).view(rows, heads, longest, size))
-            new = scores[:, :, old:].transpose(1, 2)
-            views[1].copy_(torch.bmm(new, q).mul_(self.scale).view(rows, groups, longest, size))
-            new = weights[:, :, old:].transpose(1, 2)
-            views[2].copy_(torch.bmm(new, padded).view(rows, groups, longest, size))
-            of = of.view(rows * longest, -1)
-            out.index_copy_(0, bucket.where, of if bucket.real is None else of.index_select(0, bucket.real))
-        return out
+            pairs, longest, end = len(q), bucket.longest, at + bucket.rows * bucket.longest
+            of_query = slice(at * self.heads, end * self.heads)
+            of_key = slice(queries + at * groups, queries + end * groups)
+            of_value = slice(of_key.start + new, of_key.stop + new)
+            through = padded[of_query].view(pairs, -1, size)
+            scores = torch.bmm(through, v.transpose(1, 2))
+            scores = torch.ops.aten._softmax_backward_data(scores, weights, -1, weights.dtype)
+            own = slice(-longest, None)  # of the slots
+            scaled_bmm(scores, k, self.scale, out=of[of_query])
+            scaled_bmm(scores[:, :, own].transpose(1, 2), q, self.scale, out=of[of_key])
+            scaled_bmm(weights[:, :, own].transpose(1, 2), through, 1, out=of[of_value])
+            at = end
+        return of.index_select(0, places.give_back).view(len(grad), -1)
 
-    def _mask(self, bucket: Bucket) -> Tensor:
-        """The bucket's mask for every head, (B * G, Q / G * L, S)."""
-        if bucket.wide is None:
-            wide = bucket.mask[:, :, None].expand(-1, self.groups, self.heads // self.groups, -1, -1)
-            bucket.wide = wide.reshape(bucket.rows * self.groups, -1, bucket.mask.shape[3])
-        return bucket.wide
+    def _places(self, packed: Packed) -> Places:
+        if packed.places is None:
+            packed.places = Places.of(packed, self.heads, self.groups)
+        return packed.places
 
 
 class _Run(torch.autograd.Function):
@@ -321,9 +319,15 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 
 def rms_norm_back(grad: Tensor, x: Tensor, r: Tensor, weight: Tensor) -> Tensor:
     """Gradient of `rms_norm`'s x."""
-    inner, wide = (grad * weight).float(), x.float()
-    share = (inner * wide).mean(-1, keepdim=True).mul_(r * r)
+    inner, wide = grad.float().mul_(weight.float()), x.float()  # one dtype: mixed ones are slower
+    share = (inner * wide).sum(-1, keepdim=True).mul_(r * r).mul_(1 / x.shape[-1])
     return inner.addcmul_(wide, share, value=-1).mul_(r).to(x.dtype)
+
+
+def scaled_bmm(left: Tensor, right: Tensor, scale: float, out: Tensor) -> None:
+    """Writes scale * left @ right, (pairs, A, B) and (pairs, B, D), to `out` (pairs * A, D)."""
+    out = out.view(len(left), -1, right.shape[2])
+    torch.baddbmm(out, left, right, beta=0, alpha=scale, out=out)
 
 
 def softmax(scores: Tensor) -> Tensor:

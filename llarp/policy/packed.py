@@ -23,14 +23,10 @@ class Bucket:
 
     rows: int  # B
     longest: int  # L
-    slots: int  # P
-    tokens: Tensor  # (B * L,) int64 rows of the packed tokens; padding repeats the sequence's first
-    kept: Tensor | None  # (B * L, 1) 1 where there is a token, else 0; None: no padding
-    real: Tensor | None  # (m,) int64 where in B * L the bucket's m tokens are; None: everywhere
-    where: Tensor  # (m,) int64 rows of the packed tokens they belong to
+    tokens: Tensor  # (B, L) int64 rows of the packed tokens; padding repeats the sequence's first
+    there: Tensor  # (B, L) bool where there is a token
     mask: Tensor  # (B, 1, L, S) additive
     prefix: Tensor | None  # (B,) int64 which prefix each sequence has
-    wide: Tensor | None = None  # the mask as attention reads it, made once
 
 
 @dataclass
@@ -39,8 +35,69 @@ class Packed:
 
     positions: Tensor  # (M,) int64
     buckets: list[Bucket]
-    keys: Tensor | None  # (layers, U, G, P, D) the prefixes
-    values: Tensor | None
+    prefixes: Tensor | None  # (layers, 2, U, G, P, D)
+    places: Places | None = None  # made once, by the first layer that attends
+
+
+@dataclass
+class Places:
+    """Where vectors of D numbers lie, head by head, when tokens are put side by side to attend, and taken apart again.
+
+    Buckets come one after another; within one, queries are (B, G, Q / G, L) and keys and values (B, G, S) vectors.
+    """
+
+    prefix: Tensor | None  # (layers, 2 U G P, D) keys, then values
+    take: Tensor  # of a layer's prefix and qkv (M, Q + 2 G): each bucket's queries, keys and values
+    give: Tensor  # (M * Q,) of the buckets' results, like their queries
+    take_back: Tensor  # of the results' gradient (M, Q) and a vector of zeros: all buckets', like their queries
+    give_back: Tensor  # (M * (Q + 2 G),) of gradients: all buckets' queries', new keys', new values'
+    masks: list[Tensor]  # (B * G, Q / G * L, S)
+
+    @classmethod
+    def of(cls, packed: Packed, heads: int, groups: int) -> Places:
+        """For Q = `heads` and G = `groups`."""
+        device, each = packed.positions.device, heads + 2 * groups
+        prefix, prefixes, slots = None, 0, 0
+        if packed.prefixes is not None:
+            prefix = packed.prefixes.flatten(1, 4)
+            _, _, prefixes, _, slots, _ = packed.prefixes.shape
+        count, size = len(packed.positions), prefixes * groups * slots
+        head, group = torch.arange(heads, device=device)[:, None], torch.arange(groups, device=device)[:, None]
+        slot = torch.arange(slots, device=device)
+        take, take_back, masks = [], [], []
+        queries = sum(bucket.rows * bucket.longest for bucket in packed.buckets) * heads
+        new = queries // heads * groups
+        give = torch.empty(count, heads, dtype=torch.int64, device=device)
+        give_back = torch.empty(count, each, dtype=torch.int64, device=device)
+        at = 0  # tokens of the buckets before, with padding
+        for bucket in packed.buckets:
+            rows, longest, tokens = bucket.rows, bucket.longest, bucket.tokens[:, None]
+            first = 2 * size + tokens * each  # (B, 1, L) where a token's query of head 0 lies
+            take.append((first + head).flatten())
+            for which in range(2):  # keys, values
+                theirs = first + heads + which * groups + group  # (B, G, L)
+                if bucket.prefix is not None:
+                    old = which * size + (bucket.prefix[:, None, None] * groups + group) * slots + slot
+                    theirs = torch.cat([old, theirs], 2)
+                take.append(theirs.flatten())
+            take_back.append(torch.where(bucket.there[:, None], tokens * heads + head, count * heads).flatten())
+            wide = bucket.mask[:, :, None].expand(-1, groups, heads // groups, -1, -1)
+            masks.append(wide.reshape(rows * groups, -1, bucket.mask.shape[3]))
+            row, step = bucket.there.nonzero().unbind(1)
+            own = bucket.tokens[bucket.there]  # (m,)
+            query = at * heads + (row[:, None] * heads + head.T) * longest + step[:, None]  # (m, Q)
+            key = queries + at * groups + (row[:, None] * groups + group.T) * longest + step[:, None]  # (m, G)
+            give[own] = query
+            give_back[own] = torch.cat([query, key, key + new], 1)
+            at += rows * longest
+        return cls(
+            prefix=prefix,
+            take=torch.cat(take),
+            give=give.flatten(),
+            take_back=torch.cat(take_back),
+            give_back=give_back.flatten(),
+            masks=masks,
+        )
 
 
 def split_lengths(lengths: list[int], worthwhile: int) -> list[list[int]]:
@@ -61,16 +118,16 @@ def pack_sequences(
     lengths: list[int],
     dtype: torch.dtype,
     device: torch.device,
-    keys: Tensor | None = None,
-    values: Tensor | None = None,
+    prefixes: Tensor | None = None,
     prefix_length: Tensor | None = None,
     index: Tensor | None = None,
 ) -> Packed:
     """The layout of sequences of `lengths` (each at least 1), the i-th behind prefix `index[i]`, right-aligned in P.
 
-    `keys`, `values` (layers, U, G, P, D), `prefix_length` (sequences,) and `index` (sequences,), or None: no prefix.
+    `prefixes` (layers, 2, U, G, P, D), keys and values, `prefix_length` (sequences,) and `index` (sequences,), or None:
+    no prefix.
     """
-    slots = 0 if keys is None else keys.shape[3]
+    slots = 0 if prefixes is None else prefixes.shape[4]
     length = torch.tensor(lengths)
     first = length.cumsum(0) - length
     if prefix_length is None:
@@ -84,21 +141,16 @@ def pack_sequences(
         longest = int(length[chosen[0]])
         at = torch.arange(longest)
         there = at < length[chosen, None]  # (B, L)
-        tokens = (first[chosen, None] + torch.where(there, at, 0)).flatten()
-        whole = bool(there.all())
-        real = there.flatten().nonzero().flatten()
+        tokens = first[chosen, None] + torch.where(there, at, 0)
         chosen, at = chosen.to(device), at.to(device)
         last = (slots + at).expand(len(members), longest)
         bucket = Bucket(
             rows=len(members),
             longest=longest,
-            slots=slots,
             tokens=tokens.to(device),
-            kept=None if whole else there.flatten()[:, None].to(device, dtype),
-            real=None if whole else real.to(device),
-            where=tokens[real].to(device),
+            there=there.to(device),
             mask=range_mask(slots - prefix_length[chosen], last, slice(0, slots + longest), dtype),
             prefix=None if index is None else index[chosen],
         )
         buckets.append(bucket)
-    return Packed(positions, buckets, keys, values)
+    return Packed(positions, buckets, prefixes)

@@ -28,6 +28,9 @@ from .update import ppo_update, trainable_parameters
 
 Metrics = dict[str, float]
 
+MEMORY_INTERVAL = 8
+"""Updates between two returns of free memory; what is returned the next update has to fault in again."""
+
 
 class Trainer:
     """PPO on `env` (the contract's `output="torch"`, same-step autoreset) with any `Policy`.
@@ -111,8 +114,9 @@ class Trainer:
                 self.policy, self.optimizer, rollout, self.ppo, self.generator, self.ranks, self.beside
             )
             self.collector.refresh()
-            give_back_memory()
             self.updates += 1
+            if self.updates % MEMORY_INTERVAL == 0:
+                give_back_memory()
             self.wall_s = time.monotonic() - started
             if self.ranks.leads:
                 rates = {"invalid_rate": counts["invalid"] / counts["steps"], "memory_mb": held_memory_mb()}

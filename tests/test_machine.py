@@ -1,0 +1,38 @@
+"""What a process does with the machine it runs on."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+FAULTS = """
+import resource, torch
+from llarp import machine
+{prepare}
+def passes(count):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(count):
+        kept = [torch.ones(1 << 18) for _ in range(200)]  # 200 MB
+        del kept
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+passes(2)
+print(passes(10))
+machine.give_back_memory()
+print(passes(1))
+"""
+
+
+def faults(prepare: str) -> list[int]:
+    run = subprocess.run([sys.executable, "-c", FAULTS.format(prepare=prepare)], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return [int(line) for line in run.stdout.split()]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc")
+def test_freed_memory_is_kept_until_it_is_given_back() -> None:
+    kept, after = faults("machine.keep_memory()")
+    by_itself, _ = faults("")
+    assert kept < 1000 < by_itself, (kept, by_itself)  # of 51,200 pages a pass
+    assert after > 25_000  # given back, so faulted in again
