@@ -24,7 +24,7 @@ for rollout in natural long short; do
     run update-$rollout python benchmarks/reference_update.py rollout=$rollout repeats="$repeats" \
         out="$out/update-$rollout.json"
 done
-run update-long-8 python benchmarks/reference_update.py rollout=long minibatches=8 ablations=false \
+run update-long-8 python benchmarks/reference_update.py rollout=long steps=32 minibatches=8 ablations=false \
     repeats="$repeats" out="$out/update-long-8.json"
 for axis in worlds context backbone episodes; do
     run scaling-$axis python benchmarks/scaling.py axis=$axis repeats="$repeats" out="$out/scaling-$axis.json"

@@ -46,8 +46,8 @@ MEAN_STEPS = {"natural": float(STEPS_TO_SUCCESS), "long": 0.0, "short": 10.0}
 TOLERANCE = 1e-3
 """Largest difference of losses, and of gradients over the largest gradient, in float32."""
 DEFAULTS = {
-    "rollout": "natural", "minibatches": 2, "repeats": 3, "ablations": True, "llm": "smollm2-135m", "worlds": 16,
-    "steps": 32, "epochs": 2, "threads": 0, "device": "cpu", "vision": "vit_tiny_patch16_224", "seed": 1,
+    "rollout": "natural", "minibatches": 4, "repeats": 3, "ablations": True, "llm": "smollm2-135m", "worlds": 16,
+    "steps": 64, "epochs": 2, "threads": 0, "device": "cpu", "vision": "vit_tiny_patch16_224", "seed": 1,
     "attention": "eager", "out": "",
 }  # fmt: skip
 
