@@ -19,7 +19,7 @@ measured)."""
 
 @dataclass
 class Bucket:
-    """Sequences of similar lengths, padded to the longest."""
+    """Sequences of similar lengths, padded to the longest. `tokens` and `there` are on the CPU, where they are made."""
 
     rows: int  # B
     longest: int  # L
@@ -62,22 +62,22 @@ class Places:
             prefix = packed.prefixes.flatten(1, 4)
             _, _, prefixes, _, slots, _ = packed.prefixes.shape
         count, size = len(packed.positions), prefixes * groups * slots
-        head, group = torch.arange(heads, device=device)[:, None], torch.arange(groups, device=device)[:, None]
-        slot = torch.arange(slots, device=device)
+        head, group = torch.arange(heads)[:, None], torch.arange(groups)[:, None]
+        slot, head_of_slot = torch.arange(slots, device=device), torch.arange(groups, device=device)[:, None]
         take, take_back, masks = [], [], []
         queries = sum(bucket.rows * bucket.longest for bucket in packed.buckets) * heads
         new = queries // heads * groups
-        give = torch.empty(count, heads, dtype=torch.int64, device=device)
-        give_back = torch.empty(count, each, dtype=torch.int64, device=device)
+        give = torch.empty(count, heads, dtype=torch.int64)
+        give_back = torch.empty(count, each, dtype=torch.int64)
         at = 0  # tokens of the buckets before, with padding
         for bucket in packed.buckets:
             rows, longest, tokens = bucket.rows, bucket.longest, bucket.tokens[:, None]
             first = 2 * size + tokens * each  # (B, 1, L) where a token's query of head 0 lies
-            take.append((first + head).flatten())
+            take.append((first + head).flatten().to(device))
             for which in range(2):  # keys, values
-                theirs = first + heads + which * groups + group  # (B, G, L)
+                theirs = (first + heads + which * groups + group).to(device)  # (B, G, L)
                 if bucket.prefix is not None:
-                    old = which * size + (bucket.prefix[:, None, None] * groups + group) * slots + slot
+                    old = which * size + (bucket.prefix[:, None, None] * groups + head_of_slot) * slots + slot
                     theirs = torch.cat([old, theirs], 2)
                 take.append(theirs.flatten())
             take_back.append(torch.where(bucket.there[:, None], tokens * heads + head, count * heads).flatten())
@@ -93,9 +93,9 @@ class Places:
         return cls(
             prefix=prefix,
             take=torch.cat(take),
-            give=give.flatten(),
-            take_back=torch.cat(take_back),
-            give_back=give_back.flatten(),
+            give=give.flatten().to(device),
+            take_back=torch.cat(take_back).to(device),
+            give_back=give_back.flatten().to(device),
             masks=masks,
         )
 
@@ -147,8 +147,8 @@ def pack_sequences(
         bucket = Bucket(
             rows=len(members),
             longest=longest,
-            tokens=tokens.to(device),
-            there=there.to(device),
+            tokens=tokens,
+            there=there,
             mask=range_mask(slots - prefix_length[chosen], last, slice(0, slots + longest), dtype),
             prefix=None if index is None else index[chosen],
         )
