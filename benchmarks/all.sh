@@ -20,8 +20,9 @@ mkdir -p "$out" || exit 2
 for what in sim policy update train; do
     run $what python -m llarp bench $what repeats="$repeats" out="$out/$what.json"
 done
+run update-preset python benchmarks/reference_update.py ablations=false repeats="$repeats" out="$out/update-preset.json"
 for rollout in natural long short; do
-    run update-$rollout python benchmarks/reference_update.py rollout=$rollout repeats="$repeats" \
+    run update-$rollout python benchmarks/reference_update.py rollout=$rollout steps=32 minibatches=2 repeats="$repeats" \
         out="$out/update-$rollout.json"
 done
 run update-long-8 python benchmarks/reference_update.py rollout=long steps=32 minibatches=8 ablations=false \

@@ -27,13 +27,12 @@ for worlds in 256 1024; do
         out="$out/train-$worlds.json"
 done
 for rollout in natural long short; do
-    run "update-$rollout" python benchmarks/reference_update.py device=cuda worlds=256 rollout=$rollout minibatches=8 \
+    run "update-$rollout" python benchmarks/reference_update.py device=cuda worlds=256 rollout=$rollout steps=32 minibatches=8 \
         out="$out/update-$rollout.json"
 done
 
 seven=$out/llama-7b-random
-rm -rf "$seven"
-run make-7b python benchmarks/make_backbone.py "$seven" shape=llama-7b device=cuda
+[ -f "$seven/config.json" ] || run make-7b python benchmarks/make_backbone.py "$seven" shape=llama-7b device=cuda
 for worlds in 128 256; do
     run "policy-7b-$worlds" python -m llarp bench policy device=cuda policy.llm="$seven" env.num_envs=$worlds \
         policy.instruction_cache_mb=20000 out="$out/policy-7b-$worlds.json"
@@ -41,7 +40,7 @@ for worlds in 128 256; do
         policy.instruction_cache_mb=20000 ppo.micro_batch_tokens=4096 repeats=2 out="$out/train-7b-$worlds.json"
 done
 
-run no-sync python benchmarks/no_sync.py device=cuda env.num_envs=256
+run no-sync python benchmarks/no_sync.py env.num_envs=256
 run tests python -m pytest -q -m gpu
 rm -rf "$seven"
 exit $failed

@@ -162,7 +162,7 @@ def main(words: list[str]) -> int:
     for name, default in (("dataset", ""), ("scenes", ""), ("objects", ""), ("robot", ""), ("png", "")):
         options.add_argument(f"--{name}", default=default)
     for name, number in (("poses", 100), ("size", 128), ("seed", 1)):
-        options.add_argument(f"--{name}", type=count, default=number)
+        options.add_argument(f"--{name}", type=int if name == "seed" else count, default=number)
     options.add_argument("--list", action="store_true", help="also list every object that does not agree")
     chosen = options.parse_args(words)
     config = EnvConfig(

@@ -24,6 +24,7 @@ import torch
 from words import count, one_line
 
 from llarp.config import load
+from llarp.errors import UserError
 from llarp.habitat import check_installed
 from llarp.habitat.assets import find_assets
 from llarp.habitat.episodes import Episodes
@@ -42,17 +43,21 @@ def main(words: list[str]) -> int:
     parser.add_argument("--environment-light", action="store_true")
     parser.add_argument("--threads", type=count, default=1, help="of Mesa's, to draw with")
     given = parser.parse_args(words)
+    check_installed()
+    files = [given.dataset, given.scenes, *filter(None, [given.robot])]
+    for i, file in enumerate(files):
+        files[i] = os.path.abspath(file)  # the working folder changes below
+        if not os.path.exists(file):
+            raise UserError(f"{file}: no such file or folder")
     os.environ |= {"LP_NUM_THREADS": str(given.threads), "MAGNUM_LOG": "quiet", "HABITAT_SIM_LOG": "quiet"}
     if not given.environment_light:
         skip_environment_map()
-    check_installed()
     from llarp.habitat import plugin
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
     env_config = load("default", (
-        "backend=habitat", f"env.dataset={os.path.abspath(given.dataset)}",
-        f"env.scenes={os.path.abspath(given.scenes)}", f"env.robot={given.robot and os.path.abspath(given.robot)}",
+        "backend=habitat", f"env.dataset={files[0]}", f"env.scenes={files[1]}", f"env.robot={(files + [''])[2]}",
         "env.image_size=224", "env.num_envs=1",
     )).env  # fmt: skip
     source, assets = Episodes.load(env_config, 1), find_assets(env_config)

@@ -24,10 +24,12 @@ def main(words: list[str]) -> int:
     """Prints what it found; the exit code."""
     own = [word for word in words if word.startswith("steps=")]
     steps = read_words(own, {"steps": 16})["steps"]
-    config = load("default", ["device=cuda", *(word for word in words if word not in own)])
+    others = [word for word in words if word not in own and word.split("=")[0] != "device"]
+    load("default", others)
     if not torch.cuda.is_available():
         print("no CUDA device: nothing to look at")
         return 3
+    config = load("default", ["device=cuda", *others])
     collector = _trainer(config, 1).collector
     lookahead = collector.parts[0].lookahead
 

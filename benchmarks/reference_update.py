@@ -1,11 +1,11 @@
 """How much faster is our PPO update than a plain transformers implementation of the same policy? One ratio a rollout.
 
-    python benchmarks/reference_update.py [rollout=natural|long|short] [minibatches=2] [repeats=3] [ablations=true]
-        [out=FILE] [llm=NAME] [vision=NAME] [worlds=16] [steps=32] [epochs=2] [threads=N] [device=cpu]
+    python benchmarks/reference_update.py [rollout=natural|long|short] [minibatches=4] [repeats=3] [ablations=true]
+        [out=FILE] [llm=NAME] [vision=NAME] [worlds=16] [steps=64] [epochs=2] [threads=N] [device=cpu]
         [attention=eager|sdpa]
 
 `natural`: one step in 24 ends its episode, as in `llarp bench train` (but here all begin and end within the rollout);
-`long`: every episode lasts the whole rollout; `short`: 10 steps on average. Two mini-batches are the default preset's.
+`long`: every episode lasts the whole rollout; `short`: 10 steps on average. Steps and mini-batches are the preset's.
 The plain update (`plain_update.py`, with transformers' eager attention, here the faster one) is timed in float32,
 encoding the pictures in every mini-batch or with stored features, and in bfloat16 with stored features, which is the
 original's way; ours in bfloat16; all in turn, in one process, on the same rollout (one a precision: each holds the
@@ -34,7 +34,7 @@ from llarp.bench import STEPS_TO_SUCCESS
 from llarp.envs.config import EnvConfig
 from llarp.envs.episode_source import load_episodes
 from llarp.errors import UserError
-from llarp.machine import make_ready
+from llarp.machine import keep_memory
 from llarp.policy.config import PolicyConfig
 from llarp.policy.policy import LLaRPPolicy
 from llarp.rates import finish, seconds_of
@@ -199,7 +199,7 @@ def main(words: list[str]) -> int:
     for key, known in (("rollout", tuple(MEAN_STEPS)), ("attention", ("eager", "sdpa"))):
         if options[key] not in known:
             raise UserError(f"{key}={options[key]}: choose one of {', '.join(known)}")
-    make_ready()
+    keep_memory()  # as a trainer does
     result = compare(options)
     s = result["settings"]
     print(f"{s['rollout']} rollout: {s['worlds']} worlds x {s['steps']} steps, {s['episodes']} episodes, instructions "

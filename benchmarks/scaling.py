@@ -27,7 +27,6 @@ from words import one_line, read_words
 from llarp import bench
 from llarp.config import load
 from llarp.errors import UserError
-from llarp.machine import make_ready
 
 ENDING, NEVER = bench.STEPS_TO_SUCCESS, 10**9
 AXES = ("worlds", "context", "backbone", "episodes")
@@ -84,7 +83,6 @@ def main(words: list[str]) -> int:
     if set(axes) - set(AXES):
         raise UserError(f"axis={options['axis']}: choose one of {', '.join(AXES)} or all")
     load("default", overrides)
-    make_ready()
     rows: dict[str, list[dict[str, Any]]] = {}
     print("| | steps/s | ms a step | rollout | update | GFLOP a step | MB |\n|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:

@@ -43,7 +43,8 @@ def bench(what: str, config: RunConfig, repeats: int = 3) -> dict[str, Any]:
     """Time `what` ("sim", "policy", "update" or "train"): `what`, `settings`, `steps_per_s` and what explains them.
 
     A step is one skill in one world; `steps_per_s` is the median of the repeats. Where the time goes (`where`) and what
-    each part achieves of what this machine can do (`achieved_over_possible`, `parts`) come from as many more, watched.
+    each part achieves of what this machine can do (`achieved_over_possible`, `parts`) come from watched ones: as many
+    more of an update or of training, one more of the others.
     """
     parts: dict[str, Callable[[RunConfig, int], dict[str, Any]]] = {
         "sim": bench_sim, "policy": bench_policy, "update": bench_update, "train": bench_train
@@ -308,6 +309,7 @@ def _trainer(config: RunConfig, total_steps: int, log: Callable[[dict[str, float
     train: TrainConfig = dataclasses.replace(config.train, total_steps=total_steps, max_minutes=0.0)
     env = build_training_env(config) if config.env.backend == "habitat" else build_env(config)
     trainer = Trainer(env, build_policy(config), config.ppo, train, seed=config.seed, log=log)
+    machine.keep_memory()
     trainer.collector.start()
     if config.env.backend != "habitat":  # its processes judge their steps themselves: there, episodes end as they do
         _play_as_trained(env, config.seed)

@@ -40,6 +40,7 @@ class Breakdown:
         self.seen_context = self.updates = 0
         self.wall_s = 0.0
         self.prefix = 0.0  # tokens of the mean instruction
+        self._pieces: dict[int, tuple[Any, int, float]] = {}  # of one update, alive, so that an id stands for one batch
         self._passing = False  # within a pass of the language model
         if env is not None:
             self._watch_env(env)
@@ -184,7 +185,7 @@ class Breakdown:
         policy, cut = self.policy, getattr(owner, name)
         assert policy is not None
         evaluate, each = policy.evaluate_segments, policy.config.num_visual_tokens
-        pieces: dict[int, tuple[Any, int, float]] = {}  # kept alive, so that an id stands for one batch
+        pieces = self._pieces
 
         def piece_of(rollout: Rollout, index: Tensor, tails: bool) -> Any:
             with self.watch.part("update: segments"):
@@ -211,6 +212,7 @@ class Breakdown:
         pairs = _pairs(rollout, everything, self.prefix, self.policy.config.num_visual_tokens)
         self.acted(rollout.num_transitions, pairs)
         self.updates += 1
+        self._pieces.clear()
         self.seen_context += int((rollout.end - rollout.begin).sum()) - rollout.num_transitions
         return "update: loss, python"
 

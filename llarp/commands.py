@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import options
 from .errors import UserError
-from .machine import make_ready
+from .machine import share_cores
 
 if TYPE_CHECKING:
     from .config import RunConfig
@@ -50,7 +50,7 @@ def _train(request: Request) -> dict[str, Any] | None:
 
     ranks = distributed.join()
     resume, config = ranks.agree(lambda: _run_to_train(request))
-    make_ready()
+    share_cores()
     from .train import train
 
     result = train(config, resume=resume, ranks=ranks)
@@ -72,7 +72,7 @@ def _run_to_train(request: Request) -> tuple[Path | None, RunConfig]:
 
 def _actor(request: Request) -> tuple[RunConfig, Path | None]:
     """Settings and checkpoint of a command in which somebody acts."""
-    make_ready()
+    share_cores()
     chosen = request.options
     if (chosen.checkpoint is None) == (chosen.policy is None):
         from .policy.hub import listed, names
@@ -156,7 +156,7 @@ def _bench(request: Request) -> dict[str, Any]:
     if request.options.repeats < 1:
         raise UserError(f"repeats={request.options.repeats}: must be at least 1")
     config = request.config()
-    make_ready()
+    share_cores()
     from .bench import bench
 
     return bench(request.what, config, request.options.repeats)
@@ -209,7 +209,7 @@ def _pretrain(request: Request) -> dict[str, Any]:
         if chosen.vision_weights is not None or chosen.card:
             raise UserError("vision_weights= and card= go with llarp pretrain probe; pretraining begins untrained")
         resume, config = _run_to_train(request)
-        make_ready()
+        share_cores()
         from .pretrain.trainer import pretrain
         from .train import stop_on_interrupt
 

@@ -75,21 +75,15 @@ def cores() -> int:
     return usable
 
 
-def make_ready() -> None:
-    """What a process does before a policy acts or learns in it."""
-    share_cores()
-    keep_memory()
-
-
 def keep_memory() -> None:
-    """Let malloc keep what is freed until `give_back_memory` (glibc; elsewhere nothing happens).
+    """Let malloc keep up to a gigabyte of what is freed until `give_back_memory` (glibc; elsewhere nothing happens).
 
     By itself it returns megabytes after every pass of a model, and the next pass faults them in again.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        for parameter, size in ((M_TRIM_THRESHOLD, 1 << 30), (M_MMAP_THRESHOLD, 32 << 20)):  # the largest it takes
-            mallopt(parameter, size)
+        mallopt(M_TRIM_THRESHOLD, 1 << 30)
+        mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the most that it takes
 
 
 def give_back_memory() -> None:

@@ -102,4 +102,6 @@ def test_buckets_hold_every_token_once():
     packed = pack_sequences(LENGTHS, torch.float32, torch.device("cpu"))
     tokens = torch.cat([bucket.tokens[bucket.there] for bucket in packed.buckets])
     assert tokens.sort().values.tolist() == list(range(sum(LENGTHS)))
+    for bucket in packed.buckets:  # padding repeats the first token
+        assert torch.equal(bucket.tokens, torch.where(bucket.there, bucket.tokens, bucket.tokens[:, :1]))
     assert packed.positions.tolist() == [t for n in LENGTHS for t in range(n)]

@@ -89,7 +89,7 @@ def test_tables_show_what_was_measured(script: ModuleType, tmp_path: Path, capsy
         ("sim_scaling", ["--device", "cuda"], "no GPU"),
         ("sim_scaling", ["--out", "none/x.json"], "none/x.json"),
         ("sim_scaling", ["--worlds", "0"], "at least 1"),
-        ("habitat_step", ["none.pickle", "none"], "" if version_of("habitat-sim") else "is not installed"),
+        ("habitat_step", ["none.pickle", "none"], "no such file" if version_of("habitat-sim") else "is not installed"),
         ("habitat_step", ["a", "b", "--steps", "x"], "at least 1"),
         ("habitat_workers", ["none.pickle", "none"], "none.pickle"),
         ("no_sync", ["steps=x"], "steps=x"),
@@ -109,6 +109,15 @@ def test_words_that_cannot_be_are_refused_before_anything_is_measured(
         code = left.code
     shown = capsys.readouterr()
     assert code == 2 and told in shown.err.splitlines()[-1] and not shown.out
+
+
+@pytest.mark.parametrize("script", ["no_sync"], indirect=True)
+def test_where_there_is_no_gpu_no_sync_says_so(
+    script: ModuleType, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert script.main(["steps=2", "env.num_envs=2"]) == 3
+    assert "no CUDA device" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("script", ["memory"], indirect=True)

@@ -11,6 +11,7 @@ import torch
 from memory_env import MemoryEnv, RecurrentPolicy
 
 from llarp.policy.base import SegmentBatch
+from llarp.rl import trainer as trainer_module
 from llarp.rl import update as update_module
 from llarp.rl.collect import Collector
 from llarp.rl.config import PPOConfig, TrainConfig
@@ -209,3 +210,13 @@ def test_pictures_that_no_action_changed_are_not_looked_at_again():
         collector.step()
         steps.append(torch.equal(collector.features, RecurrentPolicy.encode(policy, env.current["rgb"])))
     assert all(steps)
+
+
+def test_memory_is_kept_between_updates_and_returned_every_eighth(monkeypatch: pytest.MonkeyPatch):
+    calls: list[str] = []
+    monkeypatch.setattr(trainer_module, "keep_memory", lambda: calls.append("keep"))
+    monkeypatch.setattr(trainer_module, "give_back_memory", lambda: calls.append("give back"))
+    trainer = trainer_of([], total_steps=17 * 28)  # 4 worlds x 7 steps an update
+    trainer.run()
+    assert trainer.updates == 17 and trainer_module.MEMORY_INTERVAL == 8
+    assert calls == ["keep", "give back", "give back"]

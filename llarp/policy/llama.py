@@ -319,7 +319,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 
 def rms_norm_back(grad: Tensor, x: Tensor, r: Tensor, weight: Tensor) -> Tensor:
     """Gradient of `rms_norm`'s x."""
-    inner, wide = grad.float().mul_(weight.float()), x.float()  # one dtype: mixed ones are slower
+    inner, wide = grad.float() * weight.float(), x.float()  # one dtype: mixed ones are slower
     share = (inner * wide).sum(-1, keepdim=True).mul_(r * r).mul_(1 / x.shape[-1])
     return inner.addcmul_(wide, share, value=-1).mul_(r).to(x.dtype)
 

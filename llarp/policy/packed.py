@@ -57,11 +57,11 @@ class Places:
     def of(cls, packed: Packed, heads: int, groups: int) -> Places:
         """For Q = `heads` and G = `groups`."""
         device, each = packed.positions.device, heads + 2 * groups
-        prefix, prefixes, slots = None, 0, 0
+        prefix, texts, slots = None, 0, 0
         if packed.prefixes is not None:
             prefix = packed.prefixes.flatten(1, 4)
-            _, _, prefixes, _, slots, _ = packed.prefixes.shape
-        count, size = len(packed.positions), prefixes * groups * slots
+            _, _, texts, _, slots, _ = packed.prefixes.shape
+        count, size = len(packed.positions), texts * groups * slots
         head, group = torch.arange(heads)[:, None], torch.arange(groups)[:, None]
         slot, head_of_slot = torch.arange(slots, device=device), torch.arange(groups, device=device)[:, None]
         take, take_back, masks = [], [], []

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llarp.machine import give_back_memory, held_memory_mb
+from llarp.machine import give_back_memory, held_memory_mb, keep_memory
 from llarp.policy.base import Policy
 
 from . import checkpoint
@@ -87,6 +87,7 @@ class Trainer:
         run is resumed.
         """
         started = time.monotonic() - self.wall_s
+        keep_memory()
         if not self.collector.started:
             self.start()
         # Those running, and those that begin in a rollout where episodes take 8 steps.
