@@ -44,11 +44,11 @@ def main(words: list[str]) -> int:
     parser.add_argument("--threads", type=count, default=1, help="of Mesa's, to draw with")
     given = parser.parse_args(words)
     check_installed()
-    files = [given.dataset, given.scenes, *filter(None, [given.robot])]
-    for i, file in enumerate(files):
-        files[i] = os.path.abspath(file)  # the working folder changes below
-        if not os.path.exists(file):
-            raise UserError(f"{file}: no such file or folder")
+    for path in filter(None, (given.dataset, given.scenes, given.robot)):
+        if not os.path.exists(path):
+            raise UserError(f"{path}: no such file or folder")
+    # The working folder changes below.
+    dataset, scenes_folder, robot = (p and os.path.abspath(p) for p in (given.dataset, given.scenes, given.robot))
     os.environ |= {"LP_NUM_THREADS": str(given.threads), "MAGNUM_LOG": "quiet", "HABITAT_SIM_LOG": "quiet"}
     if not given.environment_light:
         skip_environment_map()
@@ -57,7 +57,7 @@ def main(words: list[str]) -> int:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     env_config = load("default", (
-        "backend=habitat", f"env.dataset={files[0]}", f"env.scenes={files[1]}", f"env.robot={(files + [''])[2]}",
+        "backend=habitat", f"env.dataset={dataset}", f"env.scenes={scenes_folder}", f"env.robot={robot}",
         "env.image_size=224", "env.num_envs=1",
     )).env  # fmt: skip
     source, assets = Episodes.load(env_config, 1), find_assets(env_config)

@@ -63,7 +63,7 @@ class Places:
             _, _, texts, _, slots, _ = packed.prefixes.shape
         count, size = len(packed.positions), texts * groups * slots
         head, group = torch.arange(heads)[:, None], torch.arange(groups)[:, None]
-        slot, head_of_slot = torch.arange(slots, device=device), torch.arange(groups, device=device)[:, None]
+        in_prefix = (group * slots + torch.arange(slots)).to(device)  # (G, P) of one text's keys, or values
         take, take_back, masks = [], [], []
         queries = sum(bucket.rows * bucket.longest for bucket in packed.buckets) * heads
         new = queries // heads * groups
@@ -77,7 +77,7 @@ class Places:
             for which in range(2):  # keys, values
                 theirs = (first + heads + which * groups + group).to(device)  # (B, G, L)
                 if bucket.prefix is not None:
-                    old = which * size + (bucket.prefix[:, None, None] * groups + head_of_slot) * slots + slot
+                    old = which * size + bucket.prefix[:, None, None] * (groups * slots) + in_prefix
                     theirs = torch.cat([old, theirs], 2)
                 take.append(theirs.flatten())
             take_back.append(torch.where(bucket.there[:, None], tokens * heads + head, count * heads).flatten())
