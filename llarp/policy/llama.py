@@ -144,7 +144,7 @@ class LlamaDecoder:
             inner = block.gate_up.back(swiglu_back(block.down.back(grad), gate_up, opened))
             grad = rms_norm_back(inner, middle, r2, block.norm_mlp).add_(grad)
             inner = self._attend_back(block.out.back(grad), packed, kept)
-            inner = block.query_key_value.back(self._turned_back(inner, turn))
+            inner = block.query_key_value.back(self._rotated(inner, turn, back=True))
             grad = rms_norm_back(inner, x, r1, block.norm_attention).add_(grad)
         return grad
 
@@ -187,21 +187,13 @@ class LlamaDecoder:
         cos, sin = self.rotary(self.norm, positions[None])
         return cos[0, :, None], (sin[0] * self.sign)[:, None]
 
-    def _rotated(self, qkv: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
-        """Turns the queries and keys of (M, (Q + 2 G) * D), in place."""
+    def _rotated(self, qkv: Tensor, turn: tuple[Tensor, Tensor], back: bool = False) -> Tensor:
+        """Turns the queries and keys of (M, (Q + 2 G) * D), in place; `back`: gradients, the opposite way."""
         cos, sin = turn
         turned = qkv.view(len(qkv), -1, self.head_size)[:, : self.heads + self.groups]
         swap = swapped(turned)
-        turned.mul_(cos).addcmul_(swap, sin)
+        turned.mul_(cos).addcmul_(swap, sin, value=-1 if back else 1)
         return qkv
-
-    def _turned_back(self, grad: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
-        """What `_rotated` does to gradients, in place."""
-        cos, sin = turn
-        turned = grad.view(len(grad), -1, self.head_size)[:, : self.heads + self.groups]
-        swap = swapped(turned * sin)
-        turned.mul_(cos).add_(swap)
-        return grad
 
     # -- attention ------------------------------------------------------------------------------------------------
 
