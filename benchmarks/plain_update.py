@@ -37,15 +37,20 @@ class Episode:
 def make_rollout(
     policy: LLaRPPolicy, texts: list[str], worlds: int, steps: int, mean_steps: float, seed: int
 ) -> tuple[Rollout, list[Episode], Tensor]:
-    """A rollout of the policy on random pictures (given, too) and rewards; episodes last `steps`, or `mean_steps` on
-    average.
+    """A rollout of the policy on random pictures (given, too) and rewards.
 
-    `mean_steps` 0: all as long as the rollout. Else lengths are geometric, and those running at its end are cut there.
+    Episodes last as long as the policy remembers (`max_steps`); with `mean_steps` above 0 lengths are geometric and cut
+    there. Those that run at the rollout's end are cut there.
     """
     generator = torch.Generator().manual_seed(seed)
     ends = torch.zeros(steps, worlds, dtype=torch.bool)
     if mean_steps:
         ends = torch.rand(steps, worlds, generator=generator) < 1 / mean_steps
+    running = torch.zeros(worlds, dtype=torch.int64)
+    for ended in ends:
+        running += 1
+        ended |= running >= policy.config.max_steps
+        running[ended] = 0
     ends[-1] = True
     starts = torch.cat([torch.ones(1, worlds, dtype=torch.bool), ends[:-1]])
     ids = (starts.T.flatten().cumsum(0) - 1).view(worlds, steps).T % len(texts)  # an episode's instruction

@@ -1,11 +1,12 @@
 """How much faster is our PPO update than a plain transformers implementation of the same policy? One ratio a rollout.
 
-    python benchmarks/reference_update.py [rollout=natural|long|short] [minibatches=4] [repeats=3] [ablations=true]
-        [out=FILE] [llm=NAME] [vision=NAME] [worlds=16] [steps=64] [epochs=2] [threads=N] [device=cpu]
+    python benchmarks/reference_update.py [rollout=natural|long|short] [minibatches=8] [repeats=3] [ablations=true]
+        [out=FILE] [llm=NAME] [vision=NAME] [worlds=16] [steps=128] [epochs=2] [threads=N] [device=cpu]
         [attention=eager|sdpa]
 
 `natural`: one step in 24 ends its episode, as in `llarp bench train` (but here all begin and end within the rollout);
-`long`: every episode lasts the whole rollout; `short`: 10 steps on average. Steps and mini-batches are the preset's.
+`short`: one in 10; `long`: none. None lasts longer than the task allows, 32 steps. Steps and mini-batches are the
+preset's.
 The plain update (`plain_update.py`, with transformers' eager attention, here the faster one) is timed in float32,
 encoding the pictures in every mini-batch or with stored features, and in bfloat16 with stored features, which is the
 original's way; ours in bfloat16; all in turn, in one process, on the same rollout (one a precision: each holds the
@@ -40,14 +41,15 @@ from llarp.policy.policy import LLaRPPolicy
 from llarp.rates import finish, seconds_of
 from llarp.rl.config import PPOConfig
 from llarp.rl.update import ppo_update, trainable_parameters
+from tasks.task import TaskConfig
 
 MEAN_STEPS = {"natural": float(STEPS_TO_SUCCESS), "long": 0.0, "short": 10.0}
-"""Of an episode, were it not cut at the rollout's end; 0: all last as long as the rollout."""
+"""Of an episode, were it not cut at the task's limit or the rollout's end; 0: all are cut there."""
 TOLERANCE = 1e-3
 """Largest difference of losses, and of gradients over the largest gradient, in float32."""
 DEFAULTS = {
-    "rollout": "natural", "minibatches": 4, "repeats": 3, "ablations": True, "llm": "smollm2-135m", "worlds": 16,
-    "steps": 64, "epochs": 2, "threads": 0, "device": "cpu", "vision": "vit_tiny_patch16_224", "seed": 1,
+    "rollout": "natural", "minibatches": 8, "repeats": 3, "ablations": True, "llm": "smollm2-135m", "worlds": 16,
+    "steps": 128, "epochs": 2, "threads": 0, "device": "cpu", "vision": "vit_tiny_patch16_224", "seed": 1,
     "attention": "eager", "out": "",
 }  # fmt: skip
 
@@ -150,7 +152,7 @@ def compare(options: dict[str, Any]) -> dict[str, Any]:
     apart: dict[str, float] = {}
     settings: dict[str, Any] = options | {"threads": torch.get_num_threads(), "torch": torch.__version__}
     for precision in ("float32", "bfloat16"):
-        shape = {"llm": options["llm"], "vision": options["vision"], "max_steps": steps}
+        shape = {"llm": options["llm"], "vision": options["vision"], "max_steps": min(steps, TaskConfig().max_steps)}
         policy_config = PolicyConfig(precision=precision, **shape)
         policy = LLaRPPolicy(policy_config, options["device"])
         rollout, episodes, pictures = make_rollout(policy, texts, worlds, steps, mean_steps, options["seed"])

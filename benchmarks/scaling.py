@@ -91,7 +91,7 @@ def main(words: list[str]) -> int:
             values = options["layers" if axis == "backbone" else axis]
             bench.STEPS_TO_SUCCESS = NEVER if axis == "context" else ENDING
             for name, changed in points(axis, values, Path(folder)):
-                base = [f"ppo.num_steps={options['steps']}", *overrides]
+                base = [f"ppo.num_steps={options['steps']}", "ppo.num_minibatches=4", *overrides]
                 found = row(name, [*base, *changed], options["repeats"])
                 rows[axis].append(found)
                 print("| {name} | {steps_per_s:.1f} | {ms_a_step:.1f} | {rollout_ms:.1f} | {update_ms:.1f} | "

@@ -33,6 +33,15 @@ def test_losses_and_gradients_are_the_plain_updates(rollout: str, benchmark: Mod
     assert all(len(seconds) == 1 for seconds in result["seconds"].values())
 
 
+def test_episodes_last_no_longer_than_the_task_allows(benchmark: ModuleType, tmp_path: Path) -> None:
+    llm, out = make_tiny_llm(tmp_path / "llm"), tmp_path / "out.json"
+    words = ["worlds=2", "steps=70", "rollout=long", "minibatches=2", "repeats=1", "ablations=false"]
+    assert benchmark.main([f"llm={llm}", f"out={out}", *words]) == 0
+    result = json.loads(out.read_text())
+    assert result["settings"]["episodes"] == 6  # 32, 32 and the 6 steps left, in either world
+    assert max(result["apart"].values()) < 1e-4
+
+
 BAD = {"wrlds=3": "wrlds", "worlds": "worlds", "worlds=0": "at least 1", "worlds=x": "worlds=x", "repeats=0": "repeats",
        "threads=-1": "at least 0", "ablations=yes": "true or false", "rollout=odd": "natural, long, short",
        "attention=flash": "eager, sdpa", "out=none/x.json": "out=none/x.json", "llm=nope": "nope"}  # fmt: skip
