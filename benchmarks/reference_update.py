@@ -41,7 +41,7 @@ from llarp.policy.policy import LLaRPPolicy
 from llarp.rates import finish, seconds_of
 from llarp.rl.config import PPOConfig
 from llarp.rl.update import ppo_update, trainable_parameters
-from tasks.task import TaskConfig
+from llarp.tasks.task import TaskConfig
 
 MEAN_STEPS = {"natural": float(STEPS_TO_SUCCESS), "long": 0.0, "short": 10.0}
 """Of an episode, were it not cut at the task's limit or the rollout's end; 0: all are cut there."""
