@@ -76,12 +76,13 @@ def cores() -> int:
 
 
 def keep_memory() -> None:
-    """Let malloc keep up to a gigabyte of what is freed until `give_back_memory` (glibc; elsewhere nothing happens).
+    """Let malloc keep up to a gigabyte of what is freed until `give_back_memory` (glibc; elsewhere nothing happens, nor
+    where less than two are free).
 
     By itself it returns megabytes after every pass of a model, and the next pass faults them in again.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
+    if mallopt is not None and free_memory_gib() > 2:
         mallopt(M_TRIM_THRESHOLD, 1 << 30)
         mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the most that it takes
 

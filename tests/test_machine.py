@@ -5,8 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+from llarp import machine
 
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
@@ -36,7 +39,16 @@ def faults(prepare: str) -> list[int]:
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc")
 @pytest.mark.skipif(HUGE_PAGES.is_file() and "[always]" in HUGE_PAGES.read_text(), reason="a fault is not a page here")
 def test_freed_memory_is_kept_until_it_is_given_back() -> None:
-    kept, after = faults("machine.keep_memory()")
+    kept, after = faults("machine.free_memory_gib = lambda: 8.0; machine.keep_memory()")
     by_itself, _ = faults("")
     assert kept < 1000 < by_itself, (kept, by_itself)  # of 51,200 pages a pass
     assert after > 25_000  # given back, so faulted in again
+
+
+def test_nothing_is_kept_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[int, int]] = []
+    monkeypatch.setattr(machine.ctypes, "CDLL", lambda _: SimpleNamespace(mallopt=lambda *told: calls.append(told)))
+    for free, times in ((1.0, 0), (8.0, 2)):
+        monkeypatch.setattr(machine, "free_memory_gib", lambda free=free: free)
+        machine.keep_memory()
+        assert len(calls) == times

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import json
 from pathlib import Path
@@ -22,6 +23,14 @@ def script(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> M
     """A script of `benchmarks/`, by name."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     return importlib.import_module(request.param)
+
+
+def test_scripts_import_the_tasks_as_they_are_installed() -> None:
+    for path in BENCHMARKS.glob("*.py"):  # from another folder than the checkout `tasks` is llarp.tasks alone
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not {"tasks", "habitat_configs", "tests"} & {name.partition(".")[0] for name in names}, path
 
 
 @pytest.mark.parametrize("script", ["make_backbone"], indirect=True)
