@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tiny_llm import make_tiny_llm
 
-from llarp.policy.context import InstructionCache, pages_of
+from llarp.policy.instruction_cache import InstructionCache, pages_of
 from llarp.policy.llm import load_llm
 
 PRODUCTS = """

@@ -12,7 +12,7 @@ from tiny_llm import make_tiny_llm
 
 from llarp.envs.vector import LanguageRearrangementVectorEnv
 from llarp.policy.config import PolicyConfig
-from llarp.policy.context import InstructionCache
+from llarp.policy.instruction_cache import InstructionCache
 from llarp.policy.policy import LLaRPPolicy
 from llarp.rl import lookahead
 from llarp.rl.collect import Collector

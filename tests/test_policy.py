@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from llarp.errors import UserError
 from llarp.policy.base import NO_ACTION, SegmentBatch, sample
 from llarp.policy.config import PolicyConfig
-from llarp.policy.context import InstructionCache, start_rows
+from llarp.policy.context import start_rows
 from llarp.policy.heads import VISUAL_SHARE, begin_as_word_scores
+from llarp.policy.instruction_cache import InstructionCache
 from llarp.policy.policy import LLaRPPolicy
 from llarp.rl.config import PPOConfig
 from llarp.rl.critic import _critic_inputs, critic_of

@@ -15,19 +15,9 @@ from llarp.tasks.actions import ACTIONS
 from . import hub
 from .base import NO_ACTION, Policy, SegmentBatch, State, check_same_shapes, sample
 from .config import BLANK, PolicyConfig, Variant
-from .context import (
-    PAGE,
-    InstructionCache,
-    behind,
-    compute_prefixes,
-    default_cache_mb,
-    new_rows,
-    rewrite,
-    run_parallel,
-    start_rows,
-    tokens_of,
-)
+from .context import behind, compute_prefixes, new_rows, rewrite, run_parallel, start_rows, tokens_of
 from .heads import Heads
+from .instruction_cache import PAGE, InstructionCache, default_cache_mb
 from .llm import FrozenLLM, choose_dtype, load_llm
 from .ready import DecodeGraph, ReadyInstructions
 from .vision import FrozenVision

@@ -19,7 +19,8 @@ from torch import Tensor
 from llarp.errors import UserError
 from llarp.runfolder import write_atomically
 
-from .context import PREFIX_BATCH, tokens_of
+from .context import tokens_of
+from .instruction_cache import PREFIX_BATCH
 from .llm import FrozenLLM
 
 FORMAT = 1

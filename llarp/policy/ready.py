@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from .base import State
-from .context import PAGE, InstructionCache, decode
+from .context import decode
+from .instruction_cache import PAGE, InstructionCache
 from .llm import FrozenLLM
 
 

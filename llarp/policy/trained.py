@@ -18,7 +18,8 @@ from llarp.errors import UserError
 
 from .base import State, check_same_shapes
 from .config import PolicyConfig, Variant
-from .context import InstructionCache, Prefixes, pack, read_padded, start_rows, tokens_of
+from .context import Prefixes, pack, read_padded, start_rows, tokens_of
+from .instruction_cache import InstructionCache
 from .llm import FrozenLLM, checked, choose_dtype, find_model, read_model
 from .policy import LLaRPPolicy
 
