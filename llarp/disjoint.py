@@ -111,4 +111,4 @@ def _stage(stage: str, shown: Exposure) -> str:
 
 def _exposure(episodes: EpisodeSet, env: EnvConfig) -> Exposure:
     assets = load_assets_for(env)
-    return expose(episodes, assets.scenes, assets.catalog, env.dataset or "built-in", env.published)
+    return expose(episodes, assets.scenes, assets.catalog, env.source, env.published)

@@ -20,8 +20,8 @@ class EnvConfig:
     split: str = "train"  # split whose episodes are drawn
     episodes: int = 12_000  # episodes generated for training (made once, then cached on disk)
     dataset: str = ""  # episode file, ours or a published .pickle; empty: the built-in generator
-    scenes: str = ""  # folder of a ReplicaCAD download, for published files; empty: the built-in apartments
-    objects: str = ""  # folder of YCB models, for published files; empty: stand-in shapes
+    scenes: str = ""  # folder of a ReplicaCAD download, whose apartments to play in; empty: the built-in ones
+    objects: str = ""  # folder of YCB models, to go with scenes; empty: stand-in shapes
     robot: str = ""  # folder or URDF of Habitat's Fetch, for backend=habitat; empty: the data folder's, or a stand-in
     rules: str = ""  # what counts as true: clean or published; empty: published for published files, else clean
     render_threads: int = 0  # CPU threads of the renderer (Habitat: of each process); 0: all cores, shared by processes
@@ -37,10 +37,11 @@ class EnvConfig:
         if self.published and not self.scenes:
             raise UserError(f"dataset={self.dataset} is furnished with ReplicaCAD: add scenes=FOLDER, where "
                             "replicaCAD.scene_dataset_config.json lies")  # fmt: skip
-        for name in ("scenes", "objects"):
-            if getattr(self, name) and not self.published:
-                raise UserError(f"{name}={getattr(self, name)} goes with a published file: add dataset=FILE.pickle, "
-                                "or leave it out")  # fmt: skip
+        if self.objects and not self.scenes:
+            raise UserError(f"objects={self.objects} goes with ReplicaCAD: add scenes=FOLDER, or leave it out")
+        if self.scenes and not self.published and self.backend == "habitat":
+            raise UserError(f"scenes={self.scenes} goes with a published file where backend=habitat: add "
+                            "dataset=FILE.pickle, or leave it out")  # fmt: skip
         if not self.worker_timeout_s > 0:
             raise UserError(f"env.worker_timeout_s={self.worker_timeout_s} is out of range: it must be more than 0")
         if self.robot and self.backend != "habitat":
@@ -54,6 +55,11 @@ class EnvConfig:
     def published(self) -> bool:
         """True where the episodes are a published file's."""
         return self.dataset.endswith((".pickle", ".pkl"))
+
+    @property
+    def source(self) -> str:
+        """Where the episodes come from, for reports: the dataset file, or which apartments they are generated in."""
+        return self.dataset or ("generated in ReplicaCAD" if self.scenes else "built-in")
 
     @property
     def rule_set(self) -> str:

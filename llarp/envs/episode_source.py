@@ -31,11 +31,16 @@ from .config import EnvConfig
 GENERATOR_VERSION = 3
 """To be raised when the generator makes other episodes than before from the same scenes, splits, words and seed."""
 
+MADE_IN_REPLICA_CAD = ("train", "train_validation")
+
 
 def load_assets_for(config: EnvConfig) -> Assets:
-    """What the worlds of `config` are built from: the built-in apartments, or ReplicaCAD's for a published file."""
-    if not config.published:
+    """What the worlds of `config` are built from: the built-in apartments, or ReplicaCAD's; for a published file those
+    it names, else all of the benchmark's with all models of known objects."""
+    if not config.scenes:
         return load_assets()
+    if not config.published:
+        return _all_of_replica_cad(config.scenes, config.objects)
     try:
         file = _published_file(config.dataset, _stamp(config.dataset))
     except ValueError as e:  # whatever is wrong with the file, in one line
@@ -47,7 +52,9 @@ def load_assets_for(config: EnvConfig) -> Assets:
 
 
 def load_episodes(config: EnvConfig, seed: int) -> EpisodeSet:
-    """The episodes of `config.dataset`, or `config.episodes` built-in ones of `config.split` made with `seed`."""
+    """The episodes of `config.dataset`, or `config.episodes` of `config.split` made with `seed`."""
+    if config.scenes and not config.dataset:
+        check_made_in_replica_cad(config.split)
     assets = load_assets_for(config)
     try:
         if config.published:
@@ -64,6 +71,13 @@ def load_episodes(config: EnvConfig, seed: int) -> EpisodeSet:
         return _under(made, config.rule_set, assets)
     except ValueError as e:  # files, splits and scenes that cannot be used: each in one line
         raise UserError(str(e)) from e
+
+
+def check_made_in_replica_cad(split: str) -> None:
+    """UserError for a split that is not made there: training shows all of its object models, and none is left."""
+    if split in SPLITS and split not in MADE_IN_REPLICA_CAD:
+        raise UserError(f"split={split} is not made in ReplicaCAD: choose {' or '.join(MADE_IN_REPLICA_CAD)}, play a "
+                        "published file with dataset=FILE.pickle, or leave scenes= out")  # fmt: skip
 
 
 def asset_notes(config: EnvConfig) -> tuple[str, ...]:
@@ -108,6 +122,13 @@ def _stamp(path: str) -> tuple[int, int]:
     except OSError as error:
         raise UserError(f"dataset={path} cannot be read: {error.strerror}") from None
     return status.st_mtime_ns, status.st_size
+
+
+def _all_of_replica_cad(folder: str, objects: str) -> Assets:
+    from llarp.sim.replica_cad import benchmark_names
+
+    scenes, models = benchmark_names(Path(folder))
+    return _replica_cad(folder, tuple(scenes), tuple(models), objects)
 
 
 @functools.lru_cache(maxsize=2)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
+
+from llarp.errors import UserError
 
 from ..world import Assets
 from . import store
 from .files import open_dataset
 from .geometry import scene_set
 from .looks import Pool, layout_tables
-from .objects import load_objects
+from .objects import category_of, load_objects
+from .ycb import YCB
+
+_SCENE = re.compile(r"v3_sc\d+_staging_\d+")
 
 
 def load_replica_cad(
@@ -42,3 +48,14 @@ def load_replica_cad(
     assets = Assets(scenes, layouts, objects.catalog, objects.meshes, objects.material, tuple(notes))
     store.save(entry, assets)
     return assets
+
+
+def benchmark_names(folder: Path) -> tuple[list[str], list[str]]:
+    """Scenes of a ReplicaCAD download that the benchmark plays in, and object models, YCB's included, of categories
+    that it knows, for `load_replica_cad`."""
+    dataset = open_dataset(folder)
+    scenes = sorted(name for name in dataset.scenes if _SCENE.fullmatch(name))
+    if not scenes:
+        raise UserError(f"{dataset.file}: names none of the benchmark's scenes, such as v3_sc0_staging_00; download "
+                        "ReplicaCAD whole")  # fmt: skip
+    return scenes, sorted(name for name in {*YCB, *dataset.objects} if category_of(name) >= 0)
