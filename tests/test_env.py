@@ -180,7 +180,7 @@ def test_same_episode_same_pictures_whatever_the_neighbours():
         ({"split": "nowhere"}, "unknown split 'nowhere'"),
         ({"dataset": "missing.safetensors"}, "missing.safetensors"),
         ({"dataset": "published.pickle"}, "add scenes=FOLDER"),
-        ({"scenes": "replica_cad"}, "scenes=replica_cad"),
+        ({"scenes": "replica_cad"}, "replica_cad: no such folder: give that of a ReplicaCAD download"),
         ({"scenes": "replica_cad", "split": "new_scenes"}, "choose train or train_validation"),
         ({"objects": "ycb"}, "objects=ycb goes with ReplicaCAD: add scenes=FOLDER"),
         ({"dataset": "none.pickle", "scenes": "replica_cad"}, "dataset=none.pickle cannot be read"),
