@@ -76,8 +76,9 @@ def load_episodes(config: EnvConfig, seed: int) -> EpisodeSet:
 def check_made_in_replica_cad(split: str) -> None:
     """UserError for a split that is not made there: training shows all of its object models, and none is left."""
     if split in SPLITS and split not in MADE_IN_REPLICA_CAD:
-        raise UserError(f"split={split} is not made in ReplicaCAD: choose {' or '.join(MADE_IN_REPLICA_CAD)}, play a "
-                        "published file with dataset=FILE.pickle, or leave scenes= out")  # fmt: skip
+        made = " or ".join(MADE_IN_REPLICA_CAD)
+        raise UserError(f"split={split} is not made in ReplicaCAD: choose {made}, play a published file with "
+                        "dataset=FILE.pickle, or say scenes= (nothing) for the built-in apartments")  # fmt: skip
 
 
 def asset_notes(config: EnvConfig) -> tuple[str, ...]:
