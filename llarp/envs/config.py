@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from llarp.errors import UserError
@@ -39,6 +40,8 @@ class EnvConfig:
                             "replicaCAD.scene_dataset_config.json lies")  # fmt: skip
         if self.objects and not self.scenes:
             raise UserError(f"objects={self.objects} goes with ReplicaCAD: add scenes=FOLDER, or leave it out")
+        if self.scenes and not self.published and not Path(self.scenes).expanduser().is_dir():
+            raise UserError(f"scenes={self.scenes}: no such folder: give that of a ReplicaCAD download, or none: scenes=")
         if self.scenes and not self.published and self.backend == "habitat":
             raise UserError(f"scenes={self.scenes} goes with a published file where backend=habitat: add "
                             "dataset=FILE.pickle, or leave it out")  # fmt: skip

@@ -128,8 +128,11 @@ def _stamp(path: str) -> tuple[int, int]:
 def _all_of_replica_cad(folder: str, objects: str) -> Assets:
     from llarp.sim.replica_cad import benchmark_names
 
-    scenes, models = benchmark_names(Path(folder))
-    return _replica_cad(folder, tuple(scenes), tuple(models), objects)
+    try:
+        scenes, models = benchmark_names(Path(folder))
+        return _replica_cad(folder, tuple(scenes), tuple(models), objects)
+    except UserError as e:
+        raise UserError(f"scenes={folder}: {e}") from e
 
 
 @functools.lru_cache(maxsize=2)
