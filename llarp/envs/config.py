@@ -41,7 +41,7 @@ class EnvConfig:
         if self.objects and not self.scenes:
             raise UserError(f"objects={self.objects} goes with ReplicaCAD: add scenes=FOLDER, or leave it out")
         if self.scenes and not self.published and not Path(self.scenes).expanduser().is_dir():
-            raise UserError(f"scenes={self.scenes}: no such folder: give that of a ReplicaCAD download, or none: scenes=")
+            raise UserError(f"scenes={self.scenes}: no such folder: give that of a ReplicaCAD download, or scenes=")
         if self.scenes and not self.published and self.backend == "habitat":
             raise UserError(f"scenes={self.scenes} goes with a published file where backend=habitat: add "
                             "dataset=FILE.pickle, or leave it out")  # fmt: skip
