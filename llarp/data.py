@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from .envs.episode_source import check_made_in_replica_cad, load_assets_for, load_episodes
+from .envs.episode_source import check_can_be_made, load_assets_for, load_episodes
 from .errors import UserError
 from .machine import cores
 from .progress import Progress
@@ -49,9 +49,7 @@ def generate_files(config: RunConfig, path: Path, split: str, episodes: int, pro
         raise UserError(f"dataset={path}: its folder does not exist; make it first")
     if split != "all" and path.is_dir():
         raise UserError(f"dataset={path} is a folder: name a file, or make all splits with split=all")
-    if config.env.scenes:
-        for name in SPLITS if split == "all" else (split,):
-            check_made_in_replica_cad(name)
+    check_can_be_made(split, config.env)
     assets = load_assets_for(config.env)
     if split == "all":
         files = {name: path / f"{name}.safetensors" for name in SPLITS}

@@ -180,7 +180,7 @@ def test_same_episode_same_pictures_whatever_the_neighbours():
         ({"split": "nowhere"}, "unknown split 'nowhere'"),
         ({"dataset": "missing.safetensors"}, "missing.safetensors"),
         ({"dataset": "published.pickle"}, "add scenes=FOLDER"),
-        ({"scenes": "replica_cad"}, "scenes=replica_cad: no such folder: give that of a ReplicaCAD"),
+        ({"scenes": "replica_cad"}, "scenes=replica_cad: no such folder: give a ReplicaCAD download"),
         ({"objects": "ycb"}, "objects=ycb goes with ReplicaCAD: add scenes=FOLDER"),
         ({"dataset": "none.pickle", "scenes": "replica_cad"}, "dataset=none.pickle cannot be read"),
         ({"rules": "folklore"}, "choose clean or published"),

@@ -40,11 +40,12 @@ class EnvConfig:
                             "replicaCAD.scene_dataset_config.json lies")  # fmt: skip
         if self.objects and not self.scenes:
             raise UserError(f"objects={self.objects} goes with ReplicaCAD: add scenes=FOLDER, or leave it out")
-        if self.scenes and not self.published and not Path(self.scenes).expanduser().is_dir():
-            raise UserError(f"scenes={self.scenes}: no such folder: give that of a ReplicaCAD download, or scenes=")
-        if self.scenes and not self.published and self.backend == "habitat":
-            raise UserError(f"scenes={self.scenes} goes with a published file where backend=habitat: add "
-                            "dataset=FILE.pickle, or leave it out")  # fmt: skip
+        if self.scenes and not self.published:
+            if not Path(self.scenes).expanduser().is_dir():
+                raise UserError(f"scenes={self.scenes}: no such folder: give a ReplicaCAD download's, or scenes=")
+            if self.backend == "habitat":
+                raise UserError(f"scenes={self.scenes} goes with a published file where backend=habitat: add "
+                                "dataset=FILE.pickle, or leave it out")  # fmt: skip
         if not self.worker_timeout_s > 0:
             raise UserError(f"env.worker_timeout_s={self.worker_timeout_s} is out of range: it must be more than 0")
         if self.robot and self.backend != "habitat":

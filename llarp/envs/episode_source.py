@@ -53,8 +53,8 @@ def load_assets_for(config: EnvConfig) -> Assets:
 
 def load_episodes(config: EnvConfig, seed: int) -> EpisodeSet:
     """The episodes of `config.dataset`, or `config.episodes` of `config.split` made with `seed`."""
-    if config.scenes and not config.dataset:
-        check_made_in_replica_cad(config.split)
+    if not config.dataset:
+        check_can_be_made(config.split, config)
     assets = load_assets_for(config)
     try:
         if config.published:
@@ -73,9 +73,10 @@ def load_episodes(config: EnvConfig, seed: int) -> EpisodeSet:
         raise UserError(str(e)) from e
 
 
-def check_made_in_replica_cad(split: str) -> None:
-    """UserError for a split that is not made there: training shows all of its object models, and none is left."""
-    if split in SPLITS and split not in MADE_IN_REPLICA_CAD:
+def check_can_be_made(split: str, config: EnvConfig) -> None:
+    """UserError for a split (or "all") that is not made in ReplicaCAD, where `config` says so: training shows all object
+    models there are, and leaves none for tests."""
+    if config.scenes and (split in SPLITS or split == "all") and split not in MADE_IN_REPLICA_CAD:
         made = " or ".join(MADE_IN_REPLICA_CAD)
         raise UserError(f"split={split} is not made in ReplicaCAD: choose {made}, play a published file with "
                         "dataset=FILE.pickle, or say scenes= (nothing) for the built-in apartments")  # fmt: skip

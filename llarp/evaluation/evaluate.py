@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from llarp.envs.config import EnvConfig
-from llarp.envs.episode_source import asset_notes, check_made_in_replica_cad, load_episodes
+from llarp.envs.episode_source import asset_notes, check_can_be_made, load_episodes
 from llarp.envs.vector import LanguageRearrangementVectorEnv
 from llarp.errors import UserError
 from llarp.policy.hub import weights_digest
@@ -243,9 +243,7 @@ def _splits(config: RunConfig, split: str) -> list[str]:
     """The names of the splits to evaluate; UserError for an unknown one."""
     if config.env.dataset:
         return [Path(config.env.dataset).stem]
-    if config.env.scenes:
-        for name in SPLITS if split == "all" else (split,):
-            check_made_in_replica_cad(name)
+    check_can_be_made(split, config.env)
     if split == "all":
         return [name for name in SPLITS if name != "train"]
     if split in SPLITS:
