@@ -74,8 +74,8 @@ def load_episodes(config: EnvConfig, seed: int) -> EpisodeSet:
 
 
 def check_can_be_made(split: str, config: EnvConfig) -> None:
-    """UserError for a split (or "all") that is not made in ReplicaCAD, where `config` says so: training shows all object
-    models there are, and leaves none for tests."""
+    """UserError for a split (or "all") that is not made in ReplicaCAD, if `config` has its scenes: training shows all
+    object models there are, and leaves none for tests."""
     if config.scenes and (split in SPLITS or split == "all") and split not in MADE_IN_REPLICA_CAD:
         made = " or ".join(MADE_IN_REPLICA_CAD)
         raise UserError(f"split={split} is not made in ReplicaCAD: choose {made}, play a published file with "
