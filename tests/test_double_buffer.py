@@ -127,6 +127,16 @@ def test_a_resumed_run_is_the_same_bit_for_bit(tmp_path):
         alone.load_state_dict(resumed.collector.state_dict())
 
 
+def test_a_run_of_an_older_policy_that_remembered_less_is_refused():
+    collector = Collector(MemoryEnv(5), RecurrentPolicy())
+    collector.start()
+    saved = collector.state_dict()
+    collector.load_state_dict(saved)
+    del saved["parts"][0]["policy_state"]["hidden"]
+    with pytest.raises(UserError, match=r"older llarp, whose policy remembered no hidden: .* train\.init=RUN"):
+        collector.load_state_dict(saved)
+
+
 def test_the_household_worlds_share_the_episodes_among_the_halves():
     config = load("default", ("env.double_buffer=true", "env.num_envs=3", "env.image_size=16", "env.episodes=20"))
     env = build_training_env(config)

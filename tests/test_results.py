@@ -12,7 +12,7 @@ import pytest
 
 from llarp import cli
 from llarp.errors import UserError
-from llarp.evaluation.compare import Played, difference, markdown, rate, read_played, steps_ratio
+from llarp.evaluation.compare import Played, common_steps, difference, markdown, rate, read_played, steps_ratio
 from llarp.evaluation.curves import Curve, mean_curve, read_curve, svg
 from llarp.evaluation.published_results import NOT_UNSEEN, TESTS
 from llarp.evaluation.statistics import wilson
@@ -87,6 +87,16 @@ def test_steps_count_where_both_succeed() -> None:
     assert ratio.low >= 0.4 - 1e-9 and ratio.high <= 0.6 + 1e-9
     ratio, joint = steps_ratio(played("a", [1, 0]), played("b", [0, 1]), ["new_scenes"])
     assert joint == 0 and np.isnan(ratio.value)
+
+
+def test_steps_where_all_of_them_succeed() -> None:
+    """A third policy decides which episodes count; of two seeds those that solved one count in it."""
+    a = played("a", [[1, 1, 1, 0], [1, 0, 1, 0]], [[4, 6, 8, 32], [8, 32, 8, 32]])
+    b, c = played("b", [1, 1, 1, 1], [10, 20, 30, 40]), played("c", [1, 1, 0, 1], [5, 7, 32, 9])
+    assert common_steps([a, b], ["new_scenes"]) == (3, [pytest.approx(20 / 3), 20.0])
+    assert common_steps([a, b, c], ["new_scenes"]) == (2, [6.0, 15.0, 6.0])
+    assert "Steps in the 2 episodes that all of them solved: a 6.00, b 15.00, c 6.00." in markdown([a, b, c])
+    assert "Steps in the" not in markdown([a]) + markdown([b, played("d", [0, 0, 0, 0])])
 
 
 def test_other_episodes_are_not_compared() -> None:

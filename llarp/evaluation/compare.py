@@ -153,6 +153,20 @@ def steps_ratio(a: Played, b: Played, splits: Sequence[str], same_seeds: bool = 
     return _estimate(top / bottom, above[below > 0] / below[below > 0]), joint
 
 
+def common_steps(policies: Sequence[Played], splits: Sequence[str]) -> tuple[int, list[float]]:
+    """How many episodes of these splits all policies solved, with at least one of their seeds each, and how many steps
+    each took in those, a mean over the seeds that solved them. So a teacher's steps stand beside its pupil's."""
+    for other in policies[1:]:
+        check_same_episodes(policies[0], other, splits)
+    solved = {s: np.all([p.success[s].any(0) for p in policies], axis=0) for s in splits}
+    count = sum(int(rows.sum()) for rows in solved.values())
+    means = []
+    for p in policies:
+        taken = [(p.success[s] * p.steps[s]).sum(0)[solved[s]] / p.success[s].sum(0)[solved[s]] for s in splits]
+        means.append(float(sum(rows.sum() for rows in taken)) / max(count, 1))
+    return count, means
+
+
 def check_same_episodes(a: Played, b: Played, splits: Sequence[str]) -> None:
     """UserError unless both played the same episodes of these splits."""
     for split in splits:
@@ -230,6 +244,10 @@ def markdown(
         told = "" if joint == 0 else f"{ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
         lines.append(f"| {other.name} | {100 * gain.value:+.1f} ({100 * gain.low:+.1f} to {100 * gain.high:+.1f}) | "
                      f"{told} | {joint} |")  # fmt: skip
+    count, steps = common_steps(policies, unseen)
+    if others and count:
+        told = ", ".join(f"{p.name} {mean:.2f}" for p, mean in zip(policies, steps, strict=True))
+        lines += ["", f"Steps in the {count} episodes that all of them solved: {told}."]
     return "\n".join(lines) + "\n"
 
 

@@ -225,6 +225,9 @@ class _Part:
         self.features, self.instruction_id, self.episode_start = (
             saved[name].to(device) for name in ("features", "instruction_id", "episode_start")
         )
+        if lacking := self.policy.initial_state(1).keys() - saved["policy_state"].keys():
+            raise UserError(f"the run was left by an older llarp, whose policy remembered no {min(lacking)}: begin a "
+                            "new one from its weights with train.init=RUN")  # fmt: skip
         self.state = {name: part.to(device) for name, part in saved["policy_state"].items()}
         self._rgb = saved.get("rgb")
         if "generator" in saved:
