@@ -247,15 +247,15 @@ class Breakdown:
         }
 
     def _vision(self, policy: LLaRPPolicy) -> dict[str, Any]:
-        if not self.calls["vision"]:
-            return {}
         size, backbone = policy.config.image_size, policy.vision.backbone
+        products = linear_products(backbone)
+        if not self.calls["vision"] or not products:  # a convolutional network's are of another kind
+            return {}
         operations = picture_operations(policy)
         batch = self.tokens["vision"] // self.calls["vision"]
-        products = linear_products(backbone)
         dtype = next(backbone.parameters()).dtype
         grid = getattr(getattr(backbone, "patch_embed", None), "num_patches", (size // 16) ** 2)
-        rate = product_rate(products, batch * grid, dtype, self.device) if products else float("nan")
+        rate = product_rate(products, batch * grid, dtype, self.device)
         part = self._part("vision", operations * self.tokens["vision"], rate)
         return {"vision": part | {"pictures": self.tokens["vision"], "gflop_a_picture": operations / GIGA}}
 

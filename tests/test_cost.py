@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaModel
 
 from llarp import rates
+from llarp.breakdown import Breakdown
 from llarp.cost import LanguageModel, StepCost, counted, linear_products, step_cost, visible_pairs
 from llarp.stopwatch import Stopwatch
 
@@ -127,3 +131,11 @@ def test_time_within_a_part_is_not_the_outer_parts(monkeypatch: pytest.MonkeyPat
     work.outer()  # no longer watched
     assert watch.seconds == {"outer": 3.0, "inner": 10.0} and not vars(work)
     assert watch.shares(26.0) == {"inner": 10 / 26, "outer": 3 / 26, "rest": 0.5}
+
+
+def test_a_convolutional_vision_model_has_no_rate_of_matrices_to_stand_beside() -> None:
+    config, vision = SimpleNamespace(image_size=32), SimpleNamespace(backbone=nn.Conv2d(3, 4, 3))
+    policy: Any = SimpleNamespace(config=config, vision=vision)
+    breakdown = object.__new__(Breakdown)
+    breakdown.calls = breakdown.tokens = Counter({"vision": 8})
+    assert breakdown._vision(policy) == {}
