@@ -237,7 +237,8 @@ def _ship(request: Request) -> dict[str, Any]:
     chosen = request.options
     if (chosen.checkpoint is None) == (chosen.vision_weights is None):
         raise UserError("give either checkpoint=RUN or vision_weights=FILE: what to ship")
-    results, stages = ([part for part in text.split(",") if part] for text in (chosen.results, chosen.stages))
+    lists = chosen.results, chosen.stages, chosen.average
+    results, stages, average = ([part for part in text.split(",") if part] for text in lists)
     if chosen.checkpoint is not None and (Path(chosen.checkpoint) / hub.CARD).is_file():  # shipped before
         folder = Path(chosen.checkpoint)
         if chosen.out is not None or chosen.name or not (results or chosen.hub):
@@ -251,8 +252,8 @@ def _ship(request: Request) -> dict[str, Any]:
         return ship_vision(Path(chosen.vision_weights), Path(chosen.out), chosen.name)
     else:
         config, checkpoint = _settings_and_weights(request, chosen.checkpoint)
-        report = ship(config, checkpoint, Path(chosen.out), name=chosen.name, stages=stages, results=results,
-                      selected_on=chosen.selected_on, licence=chosen.licence)  # fmt: skip
+        report = ship(config, checkpoint, Path(chosen.out), name=chosen.name, stages=stages, average=average,
+                      results=results, selected_on=chosen.selected_on, licence=chosen.licence)  # fmt: skip
     if chosen.hub is not None:
         report["hub"] = hub.push(Path(report["folder"]), chosen.hub, chosen.private)
     return report

@@ -113,6 +113,7 @@ class ShipOptions:
     out: str | None = option(None, "folder to write")
     stages: str = option("", "earlier runs whose weights this one began with, in order: runs/A,runs/B (default: those "
                              "that train.init names)")  # fmt: skip
+    average: str = option("", "other runs: what is shipped is the mean of their weights and the checkpoint's")
     results: str = option("", "files that llarp eval out= wrote, for the card: a.json,b.json")
     selected_on: str = option("", "for the card: the split that checkpoint and settings were chosen on")
     licence: str = option("Apache-2.0", "for the card")

@@ -7,16 +7,21 @@ import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from .disjoint import MANIFEST, merge
 from .errors import UserError
 from .policy import hub
+from .rl import checkpoint as checkpoint_file
 from .runfolder import RunFolder, find_run
 
 if TYPE_CHECKING:
     from .config import RunConfig
+    from .policy.policy import LLaRPPolicy
 
 _RATES = ("episodes", "success_rate", "ci95")
 _RESULT = ("sample", "dataset", "rules", "backend", "seed", "seed_from")
@@ -29,6 +34,7 @@ def ship(
     *,
     name: str,
     stages: Sequence[str] = (),
+    average: Sequence[str] = (),
     results: Sequence[str] = (),
     selected_on: str = "",
     licence: str = "Apache-2.0",
@@ -37,16 +43,21 @@ def ship(
 
     `stages`: earlier runs whose weights this one began with, in order (default: those that `train.init` names); what
     they were shown joins the manifest, as does what the vision model's pretraining was shown. UserError where that is
-    not known."""
+    not known. `average`: other runs, of whose weights and the checkpoint's the mean is shipped (see `averaged`)."""
     from .train import load_policy
 
     _check_place(name, out)
     run = find_run(checkpoint)
+    others = [find_run(other) for other in average]
+    lines = [earlier(other) + [other] for other in others]
     folders = [find_run(stage) for stage in stages] or earlier(run)
+    folders = [f for f in dict.fromkeys(chain(*lines, folders)) if f != run]
     before = _stages_before((*folders, run)[0])  # with these the run's manifest began
     manifests = [*([] if before else _vision_manifest(config)), *(folder / MANIFEST for folder in (*folders, run))]
     manifest = merge(manifests)
     policy = load_policy(config, run if checkpoint.is_dir() else checkpoint)
+    if others:
+        averaged(policy, others)
     unrounded = hub.weights_digest(policy.trainable_state_dict())
     about: dict[str, Any] = {
         "name": name,
@@ -54,6 +65,7 @@ def ship(
         "licence": licence,
         "stages": [*before, *map(history, (*folders, run))],
         "vision_training": _vision_card(config),
+        "averaged": [folder.name for folder in (*others, run)] if others else [],
         "selected_on": selected_on,
         "shown": [stage for stage, _ in manifest.stages],
         "unrounded_sha256": unrounded,
@@ -69,6 +81,18 @@ def ship(
     size = sum((out / file).stat().st_size for file in card["files"])
     return {"folder": str(out), "name": name, "bytes": size, "weights_sha256": card["weights_sha256"],
             "stages": len(card["shown"]), "results": len(card["results"])}  # fmt: skip
+
+
+def averaged(policy: LLaRPPolicy, runs: Sequence[Path]) -> None:
+    """Give a policy the mean of its own trained weights and those of runs: of a clone and of what it was trained on to,
+    say, which keeps much of what the one knows of new things and the other of old ones (Wortsman et al. 2022, arXiv
+    2109.01903 and 2203.05482). UserError for runs of another configuration."""
+    weights = [policy.trainable_state_dict()]
+    for run in runs:
+        checkpoint_file.load(checkpoint_file.latest(run), policy)
+        weights.append(policy.trainable_state_dict())
+    mean = {name: torch.stack([own[name].double() for own in weights]).mean(0) for name in weights[0]}
+    policy.load_trainable_state_dict({name: mean[name].to(own.dtype) for name, own in weights[0].items()})
 
 
 def _check_place(name: str, out: Path) -> None:
@@ -220,6 +244,8 @@ def markdown(card: dict[str, Any]) -> str:
     lines = [f"# {card['name']}", "", made, "",
              f"- Policy: {card['what']}.",
              f"- Trained: {size:,} parameters; matrices are stored as float16.",
+             *([f"- Weights: the mean of those of the runs {', '.join(card['averaged'])}."] if card.get("averaged")
+               else []),
              f"- Vision model: {_vision_words(card['vision_training'])}.",
              f"- Checkpoint and settings were chosen on: {card['selected_on'] or 'not recorded'}.",
              f"- Licence: {card['licence']}. The language model is fetched by llarp under its own licence.",

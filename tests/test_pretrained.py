@@ -107,6 +107,30 @@ def test_a_shipped_run_says_what_it_is(shipped: Path) -> None:
     assert all(str(Path.cwd()) not in p.read_text() for p in (shipped / hub.CARD, shipped / hub.CONFIG))
 
 
+def test_a_mean_of_runs(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run and the one it began with: the mean of their weights, and the history of both."""
+    make_run(load("smoke", [*SETTINGS, "run_name=on", "seed=4", "train.init=runs/a"]), "bc")
+    out = tmp_path / "mean"
+    assert cli.main(["ship", "checkpoint=runs/on", "average=runs/a", "name=mean", f"out={out}"]) == 0
+    card = json.loads((out / hub.CARD).read_text())
+    assert card["averaged"] == ["a", "on"] and [stage["run"] for stage in card["stages"]] == ["a", "on"]
+    assert "the mean of those of the runs a, on" in (out / hub.README).read_text()
+    weights = []
+    for run in ("a", "on"):
+        policy = build_policy(load(f"runs/{run}/config.yaml"))
+        checkpoint.load(checkpoint.latest(Path(f"runs/{run}")), policy)
+        weights.append(policy.trainable_state_dict())
+    found = llarp.LLaRPPolicy.from_pretrained(out).trainable_state_dict()
+    for name, value in found.items():
+        middle = (weights[0][name].double() + weights[1][name]) / 2
+        torch.testing.assert_close(value.double(), middle, atol=1e-3, rtol=0)
+    wider = load("smoke", [*SETTINGS, "run_name=wide", "policy.projector_hidden=24"])
+    make_run(wider, "bc")
+    words = ["ship", "checkpoint=runs/on", "average=runs/wide", "name=x", f"out={tmp_path / 'x'}"]
+    assert cli.main(words) == 2
+    assert "use the config.yaml" in capsys.readouterr().err and not (tmp_path / "x").exists()
+
+
 def test_it_acts_as_the_run_does(shipped: Path) -> None:
     ours = build_policy(load("runs/b/config.yaml"))
     checkpoint.load(checkpoint.latest(Path("runs/b")), ours)
@@ -308,6 +332,7 @@ def test_a_shipped_vision_model_goes_by_name(home: Path, shipped: Path, tmp_path
         (["checkpoint=runs/none", "name=x", "out=y"], "no such run"),
         (["checkpoint=package/robot", "name=x"], "is a policy folder already"),
         (["checkpoint=runs/a", "name=x", "out=y", "stages=runs/none"], "no such run"),
+        (["checkpoint=runs/a", "name=x", "out=y", "average=runs/none"], "no such run"),
         (["vision_weights=llm/model.safetensors", "name=x", "out=y"], "give the vision.safetensors"),
     ],
 )
