@@ -241,7 +241,7 @@ def _ship(request: Request) -> dict[str, Any]:
     results, stages, average = ([part for part in text.split(",") if part] for text in lists)
     if chosen.checkpoint is not None and (Path(chosen.checkpoint) / hub.CARD).is_file():  # shipped before
         folder = Path(chosen.checkpoint)
-        if chosen.out is not None or chosen.name or not (results or chosen.hub):
+        if chosen.out is not None or chosen.name or stages or average or not (results or chosen.hub):
             raise UserError(f"checkpoint={folder} is a policy folder already: add results=FILE or hub=user/name to it")
         report: dict[str, Any] = {"folder": str(folder)}
         if results:

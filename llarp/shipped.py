@@ -241,11 +241,12 @@ def markdown(card: dict[str, Any]) -> str:
     """The card for people."""
     size = card["trainable_parameters"]
     made = f"A trained policy for Language Rearrangement, made by llarp {card['llarp']}."
+    runs = card.get("averaged")  # older cards have none
+    mean = [f"- Weights: the mean of those of the runs {', '.join(runs)}."] if runs else []
     lines = [f"# {card['name']}", "", made, "",
              f"- Policy: {card['what']}.",
              f"- Trained: {size:,} parameters; matrices are stored as float16.",
-             *([f"- Weights: the mean of those of the runs {', '.join(card['averaged'])}."] if card.get("averaged")
-               else []),
+             *mean,
              f"- Vision model: {_vision_words(card['vision_training'])}.",
              f"- Checkpoint and settings were chosen on: {card['selected_on'] or 'not recorded'}.",
              f"- Licence: {card['licence']}. The language model is fetched by llarp under its own licence.",

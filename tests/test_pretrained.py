@@ -331,6 +331,7 @@ def test_a_shipped_vision_model_goes_by_name(home: Path, shipped: Path, tmp_path
         (["checkpoint=runs/a", "name=x", "out=runs/a"], "exists already"),
         (["checkpoint=runs/none", "name=x", "out=y"], "no such run"),
         (["checkpoint=package/robot", "name=x"], "is a policy folder already"),
+        (["checkpoint=package/robot", "average=runs/a", "results=r.json"], "is a policy folder already"),
         (["checkpoint=runs/a", "name=x", "out=y", "stages=runs/none"], "no such run"),
         (["checkpoint=runs/a", "name=x", "out=y", "average=runs/none"], "no such run"),
         (["vision_weights=llm/model.safetensors", "name=x", "out=y"], "give the vision.safetensors"),

@@ -233,11 +233,12 @@ def markdown(
     lines.append(_row(f"**total** ({len(unseen)} splits)", policies, unseen, beside.total if complete else None))
     lines += ["", _caveat(first, beside)]
     others = [p for p in policies if p is not first]
-    if others:
-        lines += ["", f"Over the same episodes, {first.name} less each other one (total over {len(unseen)} splits); "
-                  "steps are its steps as a multiple of theirs, where both succeed:", "",
-                  "| compared with | success, points | steps | episodes both solved |",
-                  "| --- | --- | --- | --- |"]  # fmt: skip
+    if not others:
+        return "\n".join(lines) + "\n"
+    lines += ["", f"Over the same episodes, {first.name} less each other one (total over {len(unseen)} splits); "
+              "steps are its steps as a multiple of theirs, where both succeed:", "",
+              "| compared with | success, points | steps | episodes both solved |",
+              "| --- | --- | --- | --- |"]  # fmt: skip
     for other in others:
         gain = difference(first, other, unseen, same_seeds)
         ratio, joint = steps_ratio(first, other, unseen, same_seeds)
@@ -245,7 +246,7 @@ def markdown(
         lines.append(f"| {other.name} | {100 * gain.value:+.1f} ({100 * gain.low:+.1f} to {100 * gain.high:+.1f}) | "
                      f"{told} | {joint} |")  # fmt: skip
     count, steps = common_steps(policies, unseen)
-    if others and count:
+    if count:
         told = ", ".join(f"{p.name} {mean:.2f}" for p, mean in zip(policies, steps, strict=True))
         lines += ["", f"Steps in the {count} episodes that all of them solved: {told}."]
     return "\n".join(lines) + "\n"
