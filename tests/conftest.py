@@ -14,6 +14,8 @@ ROOT = Path(__file__).parent.parent
 LEAST_HABITAT = 30
 """So many tests marked `habitat` pass where Habitat is installed, or a run of all of them fails."""
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if processes := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):  # each with threads for all cores would spin
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
 
 
 def shared_folder() -> Path:
@@ -48,7 +50,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                     reasons[marker] = _missing(marker)
                 if reason := reasons[marker]:
                     item.add_marker(pytest.mark.skip(reason=reason))
-    config.stash[_ALL_HABITAT] = _everything_was_asked_for(config) and reasons.get("habitat", "none") is None
 
 
 def _everything_was_asked_for(config: pytest.Config) -> bool:
@@ -59,7 +60,6 @@ def _everything_was_asked_for(config: pytest.Config) -> bool:
     return not narrowed and config.option.markexpr in ("", "habitat") and set(chosen) <= {ROOT, ROOT / "tests"}
 
 
-_ALL_HABITAT = pytest.StashKey[bool]()
 _OUTCOMES: dict[str, set[str]] = {"passed": set(), "skipped": set()}
 """Tests marked `habitat`."""
 
@@ -71,8 +71,9 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def _habitat_complaint(config: pytest.Config) -> str:
-    """What is wrong with a whole run where Habitat is installed."""
-    if not config.stash.get(_ALL_HABITAT, False) or config.option.collectonly:
+    """What is wrong with a whole run where Habitat is installed; a process of pytest-xdist sees a part of one."""
+    part = hasattr(config, "workerinput") or config.option.collectonly
+    if part or not _everything_was_asked_for(config) or _missing("habitat"):
         return ""
     passed, skipped = len(_OUTCOMES["passed"]), sorted(_OUTCOMES["skipped"])
     if skipped:
