@@ -67,14 +67,14 @@ def test_encoders_are_refused(tmp_path):
         load_llm(save_model(t5, tmp_path / "t5"), "float32")
 
 
-@pytest.mark.parametrize("ignored", ["attention_mask", "position_ids", "past_key_values"])
+@pytest.mark.parametrize("ignored", ["attention_mask", "position_ids", "the cache"])
 def test_a_model_that_ignores_what_we_give_it_is_refused(folder, monkeypatch, ignored):
     load = llm_module.read_model
 
     def load_careless(*args):
         model, tokenizer = load(*args)
-        forward = model.forward
-        monkeypatch.setattr(model, "forward", lambda **inputs: forward(**inputs | {ignored: None}))
+        forward, name = model.forward, ignored.replace("the cache", llm_module.cache_argument(type(model)))
+        monkeypatch.setattr(model, "forward", lambda **inputs: forward(**inputs | {name: None}))
         return model, tokenizer
 
     monkeypatch.setattr(llm_module, "read_model", load_careless)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from llarp.errors import UserError
-from llarp.policy.llm import choose_dtype, find_model, quiet_transformers
+from llarp.policy.llm import cache_argument, choose_dtype, find_model, quiet_transformers
 
 
 @dataclass(frozen=True)
@@ -153,9 +153,9 @@ class PhraseScorer:
             dtype = self.model.dtype
             mask = torch.zeros(sees.shape, dtype=dtype, device=self.device)
             mask = mask.masked_fill(~sees, torch.finfo(dtype).min)[:, None]
-        output = self.model.base_model(
-            input_ids=ids, position_ids=positions, attention_mask=mask, past_key_values=self._cache, use_cache=True
-        )
+        model = self.model.base_model
+        named = {cache_argument(type(model)): self._cache}
+        output = model(input_ids=ids, position_ids=positions, attention_mask=mask, use_cache=True, **named)
         return output.last_hidden_state
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,8 +109,8 @@ class FrozenLLM(nn.Module):
                 inputs_embeds=embeds.to(self.dtype),
                 position_ids=positions,
                 attention_mask=mask,
-                past_key_values=cache,
                 use_cache=True,
+                **{cache_argument(type(self.backbone)): cache},
             )
         finally:
             config._attn_implementation = own
@@ -134,6 +136,12 @@ class FrozenLLM(nn.Module):
             one = len(digests) == 1
             self._fingerprint = digests[0] if one else hashlib.sha256("".join(digests).encode()).hexdigest()
         return self._fingerprint
+
+
+@lru_cache
+def cache_argument(model: type[nn.Module]) -> str:
+    """What a transformers model calls its key-value cache: `cache`, in older versions `past_key_values`."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
