@@ -8,7 +8,6 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -138,7 +137,6 @@ class FrozenLLM(nn.Module):
         return self._fingerprint
 
 
-@lru_cache
 def cache_argument(model: type[nn.Module]) -> str:
     """What a transformers model calls its key-value cache: `cache`, in older versions `past_key_values`."""
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
