@@ -9,14 +9,26 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny_llm import make_tiny_llm, make_tiny_tokenizer
 from transformers import BertConfig, BertModel, Gemma2Config, Gemma2Model, GPT2Config, GPT2Model, T5Config, T5Model
 
 from llarp.errors import UserError
 from llarp.policy import llm as llm_module
 from llarp.policy import smollm
-from llarp.policy.context import check_cache, compute_prefixes, pack, run_parallel
+from llarp.policy.config import PolicyConfig
+from llarp.policy.context import (
+    check_cache,
+    compute_prefixes,
+    entries_together,
+    pack,
+    read_together,
+    run_parallel,
+    shelve,
+)
 from llarp.policy.llm import choose_dtype, load_llm
+from llarp.policy.trained import load_trained_llm
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +77,36 @@ def test_encoders_are_refused(tmp_path):
     t5 = T5Model(T5Config(vocab_size=512, d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2))
     with pytest.raises(UserError, match="encoder-decoder"):
         load_llm(save_model(t5, tmp_path / "t5"), "float32")
+
+
+@given(length=st.lists(st.integers(1, 90), min_size=1, max_size=20))
+def test_texts_share_rows_and_no_slot(length):
+    begin, count, width = shelve(length)
+    used = [slot for first, n in zip(begin, length, strict=True) for slot in range(first, first + n)]
+    assert len(set(used)) == len(used) == sum(length) and max(used) < count * width
+    assert all(first // width == (first + n - 1) // width for first, n in zip(begin, length, strict=True))
+    assert count == 1 or sum(length) > count * width / 2  # two rows half empty would be one
+
+
+def test_texts_read_together_are_as_if_read_alone(folder):
+    config = PolicyConfig(llm=str(folder), precision="float32", llm_weights="random")
+    llm = load_trained_llm(config, torch.device("cpu"))
+    generator, vocabulary = torch.Generator().manual_seed(0), len(llm.embedding_table())
+    ids = [torch.randint(vocabulary, (n,), generator=generator).tolist() for n in (5, 70, 1, 30, 30, 12)]
+    hidden, keys, values = read_together(llm, ids)
+    grads = []
+    for joint in (True, False):
+        whole = hidden if joint else torch.cat([llm.run_uncached(llm.embed(torch.tensor([text])))[0] for text in ids])
+        torch.testing.assert_close(whole, hidden, atol=1e-5, rtol=1e-4)
+        (whole * torch.linspace(-1, 1, whole.numel()).view_as(whole)).sum().backward()
+        grads.append({name: p.grad for name, p in llm.trained().items()})
+        llm.zero_grad()
+    for name, grad in grads[0].items():
+        torch.testing.assert_close(grad, grads[1][name], atol=1e-4, rtol=1e-3, msg=name)
+    for text, entry in zip(ids, entries_together(llm, ids), strict=True):
+        _, *alone = read_together(llm, [text])
+        torch.testing.assert_close(entry.keys_values, torch.stack(alone), atol=1e-5, rtol=1e-4)
+    assert keys.shape[2] == values.shape[2] == sum(map(len, ids))
 
 
 @pytest.mark.parametrize("ignored", ["attention_mask", "position_ids", "the cache"])

@@ -63,7 +63,7 @@ def tokens_of(llm: FrozenLLM, text: str, max_tokens: int) -> list[int]:
 def compute_prefixes(llm: FrozenLLM, ids: list[list[int]]) -> list[Entry]:
     """What the model makes of texts, given as token ids.
 
-    All in one pass, where they are padded on the right, which no token of a text sees.
+    All in one pass, in which no text sees another.
     """
     length = [len(tokens) for tokens in ids]
     if llm.decoder is not None:
@@ -73,19 +73,56 @@ def compute_prefixes(llm: FrozenLLM, ids: list[list[int]]) -> list[Entry]:
         both = torch.stack(new).unflatten(2, (2, -1, llm.decoder.head_size))  # (L, tokens, 2, H, D)
         parts = zip(both.split(length, 1), hidden.split(length), strict=True)
         return [Entry(part.permute(2, 0, 3, 1, 4).contiguous(), states[-1]) for part, states in parts]
-    return read_padded(llm, ids)[1]
+    return entries_together(llm, ids)
 
 
-def read_padded(llm: FrozenLLM, ids: list[list[int]]) -> tuple[Tensor, list[Entry]]:
-    """Last hidden states (R, longest, hidden), and what `compute_prefixes` gives, by transformers."""
-    padded = torch.zeros(len(ids), max(map(len, ids)), dtype=torch.int64)
-    for row, tokens in zip(padded, ids, strict=True):
-        row[: len(tokens)] = torch.tensor(tokens)
-    hidden, keys, values = run_parallel(llm, None, llm.embed(padded.to(llm.device)))
-    return hidden, [
-        Entry(torch.stack([keys[:, i, :, : len(x)], values[:, i, :, : len(x)]]), hidden[i, len(x) - 1])
-        for i, x in enumerate(ids)
-    ]
+def entries_together(llm: FrozenLLM, ids: list[list[int]]) -> list[Entry]:
+    """What `compute_prefixes` gives, as `read_together` has it: with gradient."""
+    length = [len(tokens) for tokens in ids]
+    hidden, keys, values = read_together(llm, ids)
+    parts = zip(torch.stack([keys, values]).split(length, 3), hidden.split(length), strict=True)
+    return [Entry(part, states[-1]) for part, states in parts]
+
+
+def read_together(llm: FrozenLLM, ids: list[list[int]]) -> tuple[Tensor, Tensor, Tensor]:
+    """Last hidden states (T, hidden), keys and values (L, H, T, D) of all T tokens of texts, one text behind another,
+    by transformers' modules. Gradients flow to a model that is trained.
+
+    Texts share rows of the batch, so that little is padded; a mask keeps them apart."""
+    length = [len(tokens) for tokens in ids]
+    begin, count, width = shelve(length)
+    own = [torch.arange(n) for n in length]
+    at = torch.cat([first + steps for first, steps in zip(begin, own, strict=True)])
+    tokens, position = torch.zeros(2, count * width, dtype=torch.int64)
+    text = torch.full((count * width,), -1)
+    tokens[at] = torch.tensor([token for row in ids for token in row])
+    position[at] = torch.cat(own)
+    text[at] = torch.arange(len(ids)).repeat_interleave(torch.tensor(length))
+    text = text.view(count, width)
+    seen = (text[:, :, None] == text[:, None]).tril()  # padding sees padding, so that no row of the mask is empty
+    mask = torch.zeros(seen.shape, dtype=llm.dtype).masked_fill(~seen, torch.finfo(llm.dtype).min)[:, None]
+    embeds = llm.embed(tokens.view(count, width).to(llm.device))
+    cache = prefix_cache(None, None, llm.num_layers)
+    hidden = llm.run(embeds, position.view(count, width).to(llm.device), mask.to(llm.device), cache)
+    at = at.to(llm.device)
+    new = (x.transpose(1, 2).flatten(2, 3).index_select(2, at) for x in new_entries(cache))  # (L, H, rows * width, D)
+    return hidden.flatten(0, 1).index_select(0, at), *new
+
+
+def shelve(length: list[int]) -> tuple[list[int], int, int]:
+    """How texts share rows: where each begins (row * width + slot), the number of rows, their width.
+
+    The longest first, each in the first row that has room (first-fit decreasing)."""
+    width = max(64, *length)
+    free: list[int] = []
+    begin = [0] * len(length)
+    for i in sorted(range(len(length)), key=lambda i: -length[i]):
+        row = next((r for r, room in enumerate(free) if room >= length[i]), len(free))
+        if row == len(free):
+            free.append(width)
+        begin[i] = row * width + width - free[row]
+        free[row] -= length[i]
+    return begin, len(free), width
 
 
 def pack(entries: list[Entry], index: list[int]) -> Prefixes:
@@ -226,7 +263,8 @@ def prefixes_of(state: State, prefix_slots: int) -> Prefixes:
 def check_cache(llm: FrozenLLM) -> float:
     """Largest relative rms error of parallel and of row-by-row decoding against the model's own full forward.
 
-    Three sequences with prefixes of different lengths; in row-by-row decoding row 0 starts anew after a step.
+    Three sequences with prefixes of different lengths, read together; in row-by-row decoding row 0 starts anew after
+    a step.
     """
     steps, lengths = 4, (5, 2, 7)
     generator = torch.Generator().manual_seed(0)
@@ -235,7 +273,7 @@ def check_cache(llm: FrozenLLM) -> float:
     full = torch.stack([llm.run_uncached(llm.embed(i[None]))[0, -steps:] for i in ids]).float()
 
     visual = torch.stack([llm.embed(i[-steps:]) for i in ids])
-    prefixes = pack([compute_prefixes(llm, [i[:-steps].tolist()])[0] for i in ids], [0, 1, 2])
+    prefixes = pack(compute_prefixes(llm, [i[:-steps].tolist() for i in ids]), [0, 1, 2])
     if llm.decoder is None:
         parallel = run_parallel(llm, prefixes, visual)[0].float()
     else:

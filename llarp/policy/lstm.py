@@ -9,7 +9,7 @@ from llarp.tasks.actions import NUM_ACTIONS
 
 from .base import SegmentBatch, State
 from .config import PolicyConfig, Variant
-from .context import read_padded
+from .context import read_together
 from .heads import Standardize, action_mlp, picture_mlp
 from .read_once import ReadOncePolicy
 from .readings import Readings
@@ -22,8 +22,7 @@ class TextFeatures(Readings):
     what = "mean and last hidden state"
 
     def read(self, ids: list[list[int]]) -> list[tuple[Tensor, ...]]:
-        hidden, _ = read_padded(self.llm, ids)
-        shown = (row[: len(tokens)] for row, tokens in zip(hidden.float(), ids, strict=True))
+        shown = read_together(self.llm, ids)[0].float().split([len(tokens) for tokens in ids])
         return [(torch.cat([row.mean(0), row[-1]]),) for row in shown]
 
     def get(self, texts: list[str]) -> Tensor:

@@ -18,7 +18,7 @@ from llarp.errors import UserError
 
 from .base import State, check_same_shapes
 from .config import PolicyConfig, Variant
-from .context import Prefixes, pack, read_padded, start_rows, tokens_of
+from .context import Prefixes, entries_together, pack, start_rows, tokens_of
 from .instruction_cache import InstructionCache
 from .llm import FrozenLLM, checked, choose_dtype, find_model, read_model
 from .policy import LLaRPPolicy
@@ -128,7 +128,7 @@ class PresentInstructions(InstructionCache):
 
     def read(self, ids: list[list[int]], index: list[int]) -> Prefixes:
         """Prefixes for rows that have the `index`-th of some prompts, given as token ids; nothing is kept."""
-        return pack(read_padded(self.llm, ids)[1], index)
+        return pack(entries_together(self.llm, ids), index)
 
     def _forget_old(self) -> None:
         if self._version != self.llm.version():

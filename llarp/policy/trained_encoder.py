@@ -10,10 +10,10 @@ from torch import Tensor
 
 from .base import State, check_same_shapes
 from .config import Variant
-from .context import read_padded, tokens_of
+from .context import read_together, tokens_of
 from .encoder_decoder import EncoderDecoderPolicy
 from .trained import TrainedLLM, TrainsLanguageModel
-from .words import Told, Words
+from .words import Told, Words, read_layers
 
 
 class PresentWords(Words):
@@ -25,7 +25,11 @@ class PresentWords(Words):
     _version = -1
 
     def read(self, ids: list[list[int]]) -> list[tuple[Tensor, ...]]:
-        return self.readings(read_padded(self.llm, ids)[1])
+        length = [len(tokens) for tokens in ids]
+        hidden, _, values = read_together(self.llm, ids)
+        values = values[read_layers(self.llm).to(self.llm.device)].to(self.dtype)
+        words = values.permute(2, 0, 1, 3).flatten(1).split(length)  # (L, H, T, D) -> (T, L * H * D)
+        return [(w, h[-1].float()) for w, h in zip(words, hidden.split(length), strict=True)]
 
     def get(self, texts: list[str]) -> Told:
         if torch.is_grad_enabled():
