@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
 
-from .context import Entry, compute_prefixes
+from .context import compute_prefixes
 from .llm import FrozenLLM
 from .readings import Readings
 
@@ -37,10 +37,7 @@ class Words(Readings):
     """What values are kept in."""
 
     def read(self, ids: list[list[int]]) -> list[tuple[Tensor, ...]]:
-        return self.readings(compute_prefixes(self.llm, ids))
-
-    def readings(self, entries: list[Entry]) -> list[tuple[Tensor, ...]]:
-        """What is kept of what the language model made of texts."""
+        entries = compute_prefixes(self.llm, ids)
         layers = read_layers(self.llm).to(self.llm.device)
         values = (entry.keys_values[1][layers].to(self.dtype) for entry in entries)
         # (L, H, P, D) of a text -> (P, L * H * D)
