@@ -19,7 +19,7 @@ known="ours skill_names llarp lstm scratch lora perceiver blank"
 [ "$names" = all ] && names=$known
 mkdir -p "$out"
 
-settings() { # what differs from habitat_configs/recipe_bc.yaml, by name; learning rates are what trials found best
+settings() { # what differs from habitat_configs/recipe_bc.yaml, by name (docs/baselines.md: whose learning rates are tuned)
     local plain="policy.kind=llarp bc.word_dropout=0 bc.unknown_share=0 bc.described_share=0 policy.dropout=0"
     case $1 in
         ours) echo bc.lr=4e-4 ;;

@@ -15,7 +15,9 @@ LEAST_HABITAT = 30
 """So many tests marked `habitat` pass where Habitat is installed, or a run of all of them fails."""
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 if processes := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):  # each with threads for all cores would spin
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    from llarp.machine import cores
+
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // processes)))
 
 
 def shared_folder() -> Path:

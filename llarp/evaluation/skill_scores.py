@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from llarp.errors import UserError
+from llarp.policy.cache import additive_mask
 from llarp.policy.llm import cache_argument, choose_dtype, find_model, quiet_transformers
 
 
@@ -77,6 +78,7 @@ class PhraseScorer:
         self.beginning = begin + self.ids(beginning)
         tree = self.tree = PhraseTree.of([self.ids(phrase) for phrase in phrases])
         self.device = model.device
+        self._cache_argument = cache_argument(type(model.base_model))
         self._nodes = torch.tensor(tree.token, dtype=torch.int64, device=self.device)
         self._depth = torch.tensor(tree.depth(), dtype=torch.int64, device=self.device)
         self._sees = tree.sees().to(self.device)
@@ -148,13 +150,9 @@ class PhraseScorer:
 
     def _read(self, ids: Tensor, positions: Tensor | None, sees: Tensor | None) -> Tensor:
         """Last hidden states (N, Q, hidden) of new tokens (N, Q) after what the cache holds."""
-        mask = None
-        if sees is not None:
-            dtype = self.model.dtype
-            mask = torch.zeros(sees.shape, dtype=dtype, device=self.device)
-            mask = mask.masked_fill(~sees, torch.finfo(dtype).min)[:, None]
+        mask = None if sees is None else additive_mask(sees, self.model.dtype)
         model = self.model.base_model
-        named = {cache_argument(type(model)): self._cache}
+        named = {self._cache_argument: self._cache}
         output = model(input_ids=ids, position_ids=positions, attention_mask=mask, use_cache=True, **named)
         return output.last_hidden_state
 

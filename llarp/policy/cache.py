@@ -94,5 +94,10 @@ def range_mask(first: Tensor, last: Tensor, visible: slice, dtype: torch.dtype) 
     """Additive attention mask (B, 1, Q, visible slots) that lets a query see slots `first` (B,) to `last` (B, Q)."""
     slot = torch.arange(visible.start, visible.stop, device=last.device)
     seen = (slot >= first[:, None, None]) & (slot <= last[:, :, None])
-    mask = torch.zeros(seen.shape, dtype=dtype, device=last.device)
+    return additive_mask(seen, dtype)
+
+
+def additive_mask(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to attention scores (B, 1, Q, S) so that a query looks only where `seen`, bool (B, Q, S)."""
+    mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
     return mask.masked_fill(~seen, torch.finfo(dtype).min)[:, None]

@@ -16,7 +16,7 @@ from torch import Tensor
 from llarp.errors import UserError
 
 from .base import State
-from .cache import new_entries, prefix_cache, range_mask, row_cache
+from .cache import additive_mask, new_entries, prefix_cache, range_mask, row_cache
 from .llm import FrozenLLM
 from .packed import Packed, pack_sequences
 
@@ -100,7 +100,7 @@ def read_together(llm: FrozenLLM, ids: list[list[int]]) -> tuple[Tensor, Tensor,
     text[at] = torch.arange(len(ids)).repeat_interleave(torch.tensor(length))
     text = text.view(count, width)
     seen = (text[:, :, None] == text[:, None]).tril()  # padding sees padding, so that no row of the mask is empty
-    mask = torch.zeros(seen.shape, dtype=llm.dtype).masked_fill(~seen, torch.finfo(llm.dtype).min)[:, None]
+    mask = additive_mask(seen, llm.dtype)
     embeds = llm.embed(tokens.view(count, width).to(llm.device))
     cache = prefix_cache(None, None, llm.num_layers)
     hidden = llm.run(embeds, position.view(count, width).to(llm.device), mask.to(llm.device), cache)
@@ -138,19 +138,15 @@ def pack(entries: list[Entry], index: list[int]) -> Prefixes:
     return Prefixes(packed, torch.tensor(lengths)[rows].to(packed.device), rows.to(packed.device), last)
 
 
-def run_parallel(llm: FrozenLLM, prefixes: Prefixes | None, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def run_parallel(llm: FrozenLLM, prefixes: Prefixes, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """All tokens (B, S, hidden) behind their rows' prefixes at once: hidden (B, S, hidden), new keys and values.
 
     Gradients flow to `tokens` only. Keys and values are (L, B, H, S, D). Padding belongs on the right of a row.
     """
     rows, count = tokens.shape[:2]
     step = torch.arange(count, device=tokens.device)
-    if prefixes is None:
-        slots, length = 0, torch.zeros(rows, dtype=torch.int64, device=tokens.device)
-        cache = prefix_cache(None, None, llm.num_layers)
-    else:
-        slots, length = prefixes.keys.shape[3], prefixes.length
-        cache = prefix_cache(prefixes.keys, prefixes.values, llm.num_layers, prefixes.index)
+    slots, length = prefixes.keys.shape[3], prefixes.length
+    cache = prefix_cache(prefixes.keys, prefixes.values, llm.num_layers, prefixes.index)
     last = (slots + step).expand(rows, count)
     mask = range_mask(slots - length, last, slice(0, slots + count), llm.dtype)
     hidden = llm.run(tokens, length[:, None] + step, mask, cache)

@@ -39,6 +39,7 @@ class FrozenLLM(nn.Module):
         self.backbone = backbone.eval()
         self.tokenizer, self.name, self.folder = tokenizer, name, folder
         self._fingerprint = ""
+        self.cache_argument = cache_argument(type(backbone))
         table = self.embedding_table().detach()
         self.hidden_size: int = table.shape[1]
         self.num_layers: int = backbone.config.num_hidden_layers
@@ -109,7 +110,7 @@ class FrozenLLM(nn.Module):
                 position_ids=positions,
                 attention_mask=mask,
                 use_cache=True,
-                **{cache_argument(type(self.backbone)): cache},
+                **{self.cache_argument: cache},
             )
         finally:
             config._attn_implementation = own

@@ -13,7 +13,7 @@ from .config import Variant
 from .context import read_together, tokens_of
 from .encoder_decoder import EncoderDecoderPolicy
 from .trained import TrainedLLM, TrainsLanguageModel
-from .words import Told, Words, read_layers
+from .words import Told, Words
 
 
 class PresentWords(Words):
@@ -27,9 +27,8 @@ class PresentWords(Words):
     def read(self, ids: list[list[int]]) -> list[tuple[Tensor, ...]]:
         length = [len(tokens) for tokens in ids]
         hidden, _, values = read_together(self.llm, ids)
-        values = values[read_layers(self.llm).to(self.llm.device)].to(self.dtype)
-        words = values.permute(2, 0, 1, 3).flatten(1).split(length)  # (L, H, T, D) -> (T, L * H * D)
-        return [(w, h[-1].float()) for w, h in zip(words, hidden.split(length), strict=True)]
+        parts = zip(self.kept(values).split(length), hidden.split(length), strict=True)
+        return [(words, states[-1].float()) for words, states in parts]
 
     def get(self, texts: list[str]) -> Told:
         if torch.is_grad_enabled():

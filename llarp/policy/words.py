@@ -37,11 +37,12 @@ class Words(Readings):
     """What values are kept in."""
 
     def read(self, ids: list[list[int]]) -> list[tuple[Tensor, ...]]:
-        entries = compute_prefixes(self.llm, ids)
-        layers = read_layers(self.llm).to(self.llm.device)
-        values = (entry.keys_values[1][layers].to(self.dtype) for entry in entries)
-        # (L, H, P, D) of a text -> (P, L * H * D)
-        return [(v.permute(2, 0, 1, 3).flatten(1), e.last.float()) for v, e in zip(values, entries, strict=True)]
+        return [(self.kept(e.keys_values[1]), e.last.float()) for e in compute_prefixes(self.llm, ids)]
+
+    def kept(self, values: Tensor) -> Tensor:
+        """What is kept of tokens' values in all layers (L, H, P, D): (P, layers read * H * D)."""
+        read = values[read_layers(self.llm).to(self.llm.device)]
+        return read.to(self.dtype).permute(2, 0, 1, 3).flatten(1)
 
     def get(self, texts: list[str]) -> Told:
         return self.told(*self._of(texts))
