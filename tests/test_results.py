@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
 from pathlib import Path
 from typing import Any
@@ -192,6 +193,9 @@ def test_curves(tmp_path: Path) -> None:
     text = svg({"a <b>": [plain, smooth], "c": [plain]}, "env_steps", "success_rate")
     assert "a &lt;b&gt; (2 runs)" in text and text.count("stroke-width=\"2.5\" ") == 0
     assert text.count('<path d="M') == text.count("<path")
+    wide = svg({"x" * 100: [plain]}, "env_steps", "success_rate")
+    (begins,), (width,) = re.findall(r'x="(\d+)"[^>]*>x{100}', wide), re.findall(r'^<svg[^>]* width="(\d+)"', wide)
+    assert int(begins) + 7 * 100 <= int(width) and int(begins) > 640, "the legend is cut off or covers the curves"
     with pytest.raises(UserError, match="no metrics.jsonl"):
         read_curve(tmp_path / "none", "env_steps", "success_rate")
 

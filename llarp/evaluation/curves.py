@@ -54,10 +54,14 @@ def mean_curve(curves: Sequence[Curve]) -> Curve:
     return Curve(grid, np.mean([np.interp(grid, c.x, c.y) for c in curves], axis=0))
 
 
-def svg(groups: Mapping[str, Sequence[Curve]], x: str, y: str, width: int = 820, height: int = 420) -> str:
-    """The picture: a colour for each group, thin lines its runs, a thick one their mean."""
+def svg(groups: Mapping[str, Sequence[Curve]], x: str, y: str, width: int = 640, height: int = 420) -> str:
+    """The picture: a colour for each group, thin lines its runs, a thick one their mean.
+
+    `width`, `height`: in pixels; the legend comes beside, as wide as its longest name needs."""
     every = [curve for curves in groups.values() for curve in curves]
-    left, right, top, bottom = 64, 180, 14, 46
+    labels = [name + (f" ({len(curves)} runs)" if len(curves) > 1 else "") for name, curves in groups.items()]
+    left, right, top, bottom = 64, 56 + 7 * max(map(len, labels)), 14, 46  # 7 pixels a letter of the legend
+    width += right
     across = ticks(float(min(c.x[0] for c in every)), float(max(c.x[-1] for c in every)), 6)
     up = ticks(float(min(c.y.min() for c in every)), float(max(c.y.max() for c in every)), 6)
 
@@ -79,15 +83,14 @@ def svg(groups: Mapping[str, Sequence[Curve]], x: str, y: str, width: int = 820,
     out.append(f'<text x="{(left + width - right) / 2}" y="{height - 8}" text-anchor="middle">{html.escape(x)}</text>')
     out.append(f'<text x="14" y="{(top + height - bottom) / 2}" text-anchor="middle" '
                f'transform="rotate(-90 14 {(top + height - bottom) / 2})">{html.escape(y)}</text>')  # fmt: skip
-    for number, (name, curves) in enumerate(groups.items()):
+    for number, (label, curves) in enumerate(zip(labels, groups.values(), strict=True)):
         colour = COLOURS[number % len(COLOURS)]
         if len(curves) > 1:
             thin = f'fill="none" stroke="{colour}" stroke-width="1" opacity="0.45"'
             out += [f'<path d="{place(c)}" {thin}/>' for c in curves]
         mean = curves[0] if len(curves) == 1 else mean_curve(curves)
         out.append(f'<path d="{place(mean)}" fill="none" stroke="{colour}" stroke-width="2.5"/>')
-        runs = f" ({len(curves)} runs)" if len(curves) > 1 else ""
         at = top + 14 + 20 * number
         out.append(f'<path d="M{width - right + 14} {at - 4}h22" stroke="{colour}" stroke-width="2.5"/>'
-                   f'<text x="{width - right + 42}" y="{at}" fill="#1c1e22">{html.escape(name + runs)}</text>')
+                   f'<text x="{width - right + 42}" y="{at}" fill="#1c1e22">{html.escape(label)}</text>')
     return "\n".join([*out, "</svg>"]) + "\n"
