@@ -19,17 +19,17 @@ known="ours skill_names llarp lstm scratch lora perceiver blank"
 [ "$names" = all ] && names=$known
 mkdir -p "$out"
 
-settings() { # what differs from habitat_configs/recipe_bc.yaml, by name (docs/baselines.md: whose learning rates are tuned)
+settings() { # what differs from habitat_configs/recipe_bc.yaml, by name; learning rates by trials (docs/baselines.md)
     local plain="policy.kind=llarp bc.word_dropout=0 bc.unknown_share=0 bc.described_share=0 policy.dropout=0"
     case $1 in
         ours) echo bc.lr=4e-4 ;;
         skill_names) echo policy.head=skill_names ;;
-        llarp) echo "$plain" ;;
+        llarp) echo "$plain bc.lr=3.6e-3" ;;
         lstm) echo "$plain policy.kind=lstm" ;;
         scratch) echo policy.llm_weights=random bc.lr=3e-4 ;;
         lora) echo policy.lora_rank=8 bc.lr=4e-4 ;;
         perceiver) echo "$plain policy.resampler=perceiver policy.vision_pool=grid8 policy.num_visual_tokens=4" ;;
-        blank) echo policy.pictures=blank ;;
+        blank) echo policy.pictures=blank bc.lr=4e-4 ;;
         *) echo "unknown baseline $1; known: $known" >&2; return 2 ;;
     esac
 }
