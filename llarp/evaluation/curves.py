@@ -60,27 +60,27 @@ def svg(groups: Mapping[str, Sequence[Curve]], x: str, y: str, width: int = 640,
     `width`, `height`: in pixels; the legend comes beside, as wide as its longest name needs."""
     every = [curve for curves in groups.values() for curve in curves]
     labels = [name + (f" ({len(curves)} runs)" if len(curves) > 1 else "") for name, curves in groups.items()]
-    left, right, top, bottom = 64, 56 + 7 * max(map(len, labels)), 14, 46  # 7 pixels a letter of the legend
-    width += right
+    left, top, bottom = 64, 14, 46
+    whole = width + 56 + 7 * max(map(len, labels))  # 7 pixels a letter of the legend
     across = ticks(float(min(c.x[0] for c in every)), float(max(c.x[-1] for c in every)), 6)
     up = ticks(float(min(c.y.min() for c in every)), float(max(c.y.max() for c in every)), 6)
 
     def place(curve: Curve) -> str:
-        px = left + (curve.x - across[0]) / (across[-1] - across[0]) * (width - left - right)
+        px = left + (curve.x - across[0]) / (across[-1] - across[0]) * (width - left)
         py = height - bottom - (curve.y - up[0]) / (up[-1] - up[0]) * (height - top - bottom)
         return "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in zip(px, py, strict=True))
 
-    out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
+    out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{whole}" height="{height}" viewBox="0 0 {whole} {height}" '
            'font-family="sans-serif" font-size="12" fill="#444">',
-           f'<rect width="{width}" height="{height}" fill="#fff"/>']  # fmt: skip
+           f'<rect width="{whole}" height="{height}" fill="#fff"/>']  # fmt: skip
     for tick in up:
         at = height - bottom - (tick - up[0]) / (up[-1] - up[0]) * (height - top - bottom)
-        out.append(f'<path d="M{left} {at:.1f}H{width - right}" stroke="#e2e4e8"/>'
+        out.append(f'<path d="M{left} {at:.1f}H{width}" stroke="#e2e4e8"/>'
                    f'<text x="{left - 6}" y="{at + 4:.1f}" text-anchor="end">{tick:g}</text>')  # fmt: skip
     for tick in across:
-        at = left + (tick - across[0]) / (across[-1] - across[0]) * (width - left - right)
+        at = left + (tick - across[0]) / (across[-1] - across[0]) * (width - left)
         out.append(f'<text x="{at:.1f}" y="{height - bottom + 18}" text-anchor="middle">{tick:g}</text>')
-    out.append(f'<text x="{(left + width - right) / 2}" y="{height - 8}" text-anchor="middle">{html.escape(x)}</text>')
+    out.append(f'<text x="{(left + width) / 2}" y="{height - 8}" text-anchor="middle">{html.escape(x)}</text>')
     out.append(f'<text x="14" y="{(top + height - bottom) / 2}" text-anchor="middle" '
                f'transform="rotate(-90 14 {(top + height - bottom) / 2})">{html.escape(y)}</text>')  # fmt: skip
     for number, (label, curves) in enumerate(zip(labels, groups.values(), strict=True)):
@@ -91,6 +91,6 @@ def svg(groups: Mapping[str, Sequence[Curve]], x: str, y: str, width: int = 640,
         mean = curves[0] if len(curves) == 1 else mean_curve(curves)
         out.append(f'<path d="{place(mean)}" fill="none" stroke="{colour}" stroke-width="2.5"/>')
         at = top + 14 + 20 * number
-        out.append(f'<path d="M{width - right + 14} {at - 4}h22" stroke="{colour}" stroke-width="2.5"/>'
-                   f'<text x="{width - right + 42}" y="{at}" fill="#1c1e22">{html.escape(label)}</text>')
+        out.append(f'<path d="M{width + 14} {at - 4}h22" stroke="{colour}" stroke-width="2.5"/>'
+                   f'<text x="{width + 42}" y="{at}" fill="#1c1e22">{html.escape(label)}</text>')
     return "\n".join([*out, "</svg>"]) + "\n"
