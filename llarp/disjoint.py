@@ -40,9 +40,19 @@ def inherit(folder: Path, source: str) -> bool:
     """Begin a run folder's manifest with that of the run whose weights it starts from (`source`: the run, a checkpoint
     of it, or a policy folder). False where that has none: nobody knows what it was shown, so the new run has none."""
     try:
-        earlier = (hub.at_hand(source) or find_run(Path(source).expanduser())) / MANIFEST
+        return _begin_with(folder, hub.at_hand(source) or find_run(Path(source).expanduser()))
     except UserError:  # a checkpoint outside a run folder
         return False
+
+
+def inherit_vision(folder: Path, weights: str) -> bool:
+    """The same for a vision model's weights (a file, or a name that llarp ships), whose manifest lies beside them."""
+    file = hub.vision_file(weights) or Path(weights).expanduser()
+    return file.is_file() and _begin_with(folder, file.parent)
+
+
+def _begin_with(folder: Path, source: Path) -> bool:
+    earlier = source / MANIFEST
     if not earlier.is_file():
         return False
     write_atomically(folder / MANIFEST, read(earlier).to_json())

@@ -237,6 +237,22 @@ def test_a_policy_acts_with_the_weights(done: Path, tmp_path: Path) -> None:
     assert "vision.safetensors" in policy.describe()
 
 
+def test_a_run_may_begin_from_weights(done: Path, tmp_path: Path) -> None:
+    weights = done / "vision.safetensors"
+    config = small("pretrain.method=labels", f"pretrain.init={weights}")
+    backbone = Pretrainer(config).method.backbone.state_dict()
+    assert all(torch.equal(backbone[name], t.float()) for name, t in load_file(weights).items())
+    words = ["pretrain", "vision", "config=smoke", *SMALL, "seed=4", "pretrain.method=labels", "pretrain.pictures=8",
+             "pretrain.probe_pictures=0", f"output_dir={tmp_path}", "run_name=on", f"pretrain.init={weights}"]
+    assert cli.main(words) == 0
+    assert [stage for stage, _ in read(tmp_path / "on").stages] == [STAGE, STAGE]
+    assert f"begun from `{weights}`" in (tmp_path / "on/card.md").read_text()
+    nowhere = tmp_path / "copied.safetensors"  # without a manifest nobody knows what it was shown
+    nowhere.write_bytes(weights.read_bytes())
+    assert cli.main([*words[:-3], f"pretrain.init={nowhere}", f"output_dir={tmp_path}", "run_name=unknown"]) == 0
+    assert not (tmp_path / "unknown/manifest.json").exists()
+
+
 def test_the_manifest_says_what_was_shown(done: Path) -> None:
     manifest = read(done)
     assert [stage for stage, _ in manifest.stages] == [STAGE]
@@ -283,6 +299,7 @@ def test_resuming_what_cannot_be_resumed(done: Path, tmp_path: Path, capsys: pyt
     (["vision", "env.image_size=72"], "whole patches"),
     (["vision", "policy.vision=test_resnet"], "only plain timm ViTs"),
     (["vision", "pretrain.mask=0.99"], "pretrain.mask"),
+    (["vision", "pretrain.init=nowhere.safetensors"], "pretrain.init=nowhere.safetensors: no such file"),
     (["vision", "env.split=new_scenes"], "env.split"),
     (["vision", "resume=nowhere"], "nowhere"),
     (["vision", "vision_weights=random"], "llarp pretrain probe"),

@@ -56,6 +56,7 @@ def write_card(
         "method": config.pretrain.method,
         "how": summary,
         "supervised": config.pretrain.method == "labels",
+        "init": config.pretrain.init,
         "pictures": result["pictures"],
         "minutes": result["wall_s"] / 60,
         "final_loss": result["loss"],
@@ -105,7 +106,7 @@ def _markdown(card: dict[str, Any]) -> str:
         f"# {card['vision']}, pretrained on rendered apartments",
         "",
         f"- Method: {card['how']} ({kind}); {card['pictures']:,} pictures in {card['minutes']:.0f} minutes, "
-        f"seed {card['seed']}.",
+        f"seed {card['seed']}" + (f", begun from `{card['init']}`." if card.get("init") else "."),
         f"- Data: {card['data']}.",
         f"- Weights: `{card['weights']}`, {card['parameters']:,} parameters, {card['bytes'] / 1e6:.1f} MB, "
         f"{card['numbers']}. Pictures of {card['image_size']} x {card['image_size']} pixels.",

@@ -15,6 +15,7 @@ class PretrainConfig:
 
     # "mae": masked autoencoding, self-supervised; "labels": what is where, supervised by the simulator's own labels.
     method: Literal["mae", "labels"] = "mae"
+    init: str = ""  # weights of the same ViT to begin from: a file, or a name that llarp ships; "": untrained
     pictures: int = 1_000_000  # pictures seen in all; each is drawn anew
     minutes: float = 0.0  # end after this long, earlier parts of a resumed run counted; 0: no limit (and repeatable)
     batch: int = 64  # pictures a gradient step

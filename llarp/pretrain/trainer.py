@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from llarp.config import RunConfig
-from llarp.disjoint import record
+from llarp.disjoint import inherit_vision, record
 from llarp.errors import UserError
 from llarp.policy.llm import choose_dtype
 from llarp.policy.vision import choose_attention
@@ -116,7 +116,7 @@ class Pretrainer:
             raise UserError(f"{path}: is no checkpoint of llarp pretrain vision")
         now, then = settings_of(self.config), tree["settings"]
         for key in sorted((now.keys() | then.keys()) - _MAY_CHANGE):
-            if now.get(key) != then.get(key):
+            if (now.get(key) or None) != (then.get(key) or None):  # one that came later is as if it were not set
                 raise UserError(f"{path}: was made with {key}={then.get(key)}, not {now.get(key)}: leave it as it was, "
                                 "or begin a new run")  # fmt: skip
         try:
@@ -156,7 +156,10 @@ def pretrain(config: RunConfig, resume: Path | None, stop: Callable[[], bool]) -
     else:
         run.load(checkpoint.latest(resume))
         folder.truncate_metrics(run.pictures)
-    record(folder.path, STAGE, run.rooms, config.env, resumed=resume is not None)
+    known = resume is None  # what the weights were shown so far
+    if resume is None and config.pretrain.init:
+        known = inherit_vision(folder.path, config.pretrain.init)
+    record(folder.path, STAGE, run.rooms, config.env, resumed=not known)
     at_first, began = run.pictures, run.seconds
     with Progress(config.pretrain.pictures, "pretrain", "pictures") as progress:
         log = _Log(run, folder, progress)
