@@ -52,7 +52,7 @@ class Searcher(Explorer):
     def reset(self, view: PlannerView) -> None:
         super().reset(view)
         if not self.named:
-            self._named = []
+            self._named: list[int] = []
         self._best: dict[tuple[frozenset[int], int], tuple[float, int]] = {}
 
     def _search(self, target: int | None) -> int:
