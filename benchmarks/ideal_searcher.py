@@ -24,6 +24,7 @@ from torch import Tensor
 from llarp.config import load
 from llarp.envs.episode_source import load_episodes
 from llarp.evaluation.agents import PlannerAgent, open_worlds
+from llarp.evaluation.compare import Played, steps_ratio
 from llarp.evaluation.evaluate import EpisodeResults, evaluate_split
 from llarp.runfolder import to_json, write_atomically
 from llarp.tasks.actions import nav_to_receptacle
@@ -35,62 +36,67 @@ from llarp.tasks.planners_base import locate
 
 LOOK_AGAIN = 4.0
 """Drives reckoned for what was not seen anywhere."""
-DRAWS = 4000
 
 
-class Searcher(Explorer):
-    """The explorer with the best order of search.
+class SearchOrder:
+    """The best order of search in one apartment; `seen` (7, 7): share of what lies on place q that is seen from before
+    place p."""
 
-    Args:
-        seen: (7, 7) share of what lies on place q that is seen from before place p, of this apartment.
-        named: begin with the places that the instruction names.
-    """
-
-    def __init__(self, seen: np.ndarray, named: bool):
-        self.seen, self.named = seen, named
-
-    def reset(self, view: PlannerView) -> None:
-        super().reset(view)
-        if not self.named:
-            self._named: list[int] = []
+    def __init__(self, seen: np.ndarray):
+        self.seen = seen
         self._best: dict[tuple[frozenset[int], int], tuple[float, int]] = {}
 
-    def _search(self, target: int | None) -> int:
-        places = [r for r in TASK_RECEPTACLES if r != target]
-        if self._looked_in_vain or any(r != target and r not in self._visited for r in self._named):
-            return super()._search(target)
-        if all(r in self._visited for r in places):
-            return super()._search(target)
-        done = frozenset(r for r in TASK_RECEPTACLES if r in self._visited)
-        return self._drive(self._next(done, -1 if target is None else target)[1])
+    def next(self, done: frozenset[int], target: int) -> tuple[float, int]:
+        """Expected drives (not normalised) until what is wanted is seen from before it, and the place to begin with.
 
-    def _next(self, done: frozenset[int], target: int) -> tuple[float, int]:
-        """Expected drives (not normalised) until what is wanted is seen from before it, and the place to begin with."""
+        `done`: where it has been in vain; `target`: where nobody looks, as things are wanted there (-1: nowhere)."""
         if (done, target) not in self._best:
             left = [q for q in TASK_RECEPTACLES if q != target]
             weight = {q: float(np.prod([1 - self.seen[p - 1, q - 1] for p in done])) for q in left}
             options = []
             for p in (q for q in left if q not in done):
                 elsewhere = sum(weight[q] * self.seen[p - 1, q - 1] for q in left if q != p)
-                options.append((sum(weight.values()) + elsewhere + self._next(done | {p}, target)[0], p))
+                options.append((sum(weight.values()) + elsewhere + self.next(done | {p}, target)[0], p))
             self._best[done, target] = min(options) if options else (LOOK_AGAIN * sum(weight.values()), -1)
         return self._best[done, target]
+
+
+class Searcher(Explorer):
+    """The explorer with the best order of search; `named`: after the places that the instruction names."""
+
+    order: SearchOrder  # of the apartment it is in
+
+    def __init__(self, named: bool):
+        self.named = named
+
+    def reset(self, view: PlannerView) -> None:
+        super().reset(view)
+        if not self.named:
+            self._named: list[int] = []
+
+    def _search(self, target: int | None) -> int:
+        first = [r for r in self._named if r != target and r not in self._visited]
+        unseen = [r for r in TASK_RECEPTACLES if r != target and r not in self._visited]
+        if self._looked_in_vain or first or not unseen:
+            return super()._search(target)
+        done = frozenset(TASK_RECEPTACLES) & self._visited
+        return self._drive(self.order.next(done, -1 if target is None else target)[1])
 
 
 class SearcherAgent(PlannerAgent):
     """One searcher a world, each told of the apartment it is in."""
 
-    def __init__(self, seen: np.ndarray, named: bool):
+    def __init__(self, orders: list[SearchOrder], named: bool):
         super().__init__("explorer")
-        self.seen, self.named = seen, named
+        self.orders, self.named = orders, named
 
     def start(self, env: Any) -> None:
-        super().start(env)
-        self.planners = [Searcher(self.seen[0], self.named) for _ in range(env.num_envs)]
+        self.env = env
+        self.planners = [Searcher(self.named) for _ in range(env.num_envs)]
 
     def act(self, observation: dict[str, Tensor], episode_start: Tensor) -> Tensor:
         for planner, scene in zip(self.planners, self.env.world.state.scene.tolist(), strict=True):
-            planner.seen = self.seen[scene]
+            planner.order = self.orders[scene]
         return super().act(observation, episode_start)
 
 
@@ -118,21 +124,13 @@ def look_around(config: Any, episodes: EpisodeSet, seen: np.ndarray, there: np.n
     env.close()
 
 
-def ratio(mine: dict[str, EpisodeResults], other: dict[str, EpisodeResults]) -> str:
-    """Steps as a multiple of the other's where both succeed, with an interval over episodes within splits."""
-    pairs = []
-    for name, m in mine.items():
-        both = m.success & other[name].success
-        pairs.append((m.steps[both], other[name].steps[both]))
-    rng = np.random.default_rng(0)
-    draws = []
-    for _ in range(DRAWS):
-        chosen = [rng.integers(len(a), size=len(a)) for a, _ in pairs]
-        draws.append(sum(a[i].sum() for (a, _), i in zip(pairs, chosen, strict=True))
-                     / sum(b[i].sum() for (_, b), i in zip(pairs, chosen, strict=True)))  # fmt: skip
-    value = sum(a.sum() for a, _ in pairs) / sum(b.sum() for _, b in pairs)
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return f"{value:.2f} ({low:.2f} to {high:.2f})"
+def ratio(mine: dict[str, EpisodeResults], sweep: dict[str, EpisodeResults]) -> str:
+    """Steps as a multiple of the sweep's where both succeed, with their interval."""
+    same = {name: name for name in mine}  # both played the same sets
+    one, other = (Played("", {n: r[n].success[None] for n in mine}, {n: r[n].steps[None] for n in mine}, same, {})
+                  for r in (mine, sweep))  # fmt: skip
+    found, _ = steps_ratio(one, other, list(mine))
+    return f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f})"
 
 
 def main(words: list[str]) -> int:
@@ -146,20 +144,21 @@ def main(words: list[str]) -> int:
     seen, there = np.zeros((layouts, 7, 7)), np.zeros((layouts, 7))
     for episodes in sets.values():
         look_around(config, episodes, seen, there)
-    seen /= np.maximum(there[:, None], 1)
+    orders = [SearchOrder(one) for one in seen / np.maximum(there[:, None], 1)]
     agents = {"sweep": PlannerAgent("sweep"), "explorer": PlannerAgent("explorer"),
-              "named": SearcherAgent(seen, True), "blank": SearcherAgent(seen, False)}  # fmt: skip
+              "named": SearcherAgent(orders, True), "free": SearcherAgent(orders, False)}  # fmt: skip
     played: dict[str, dict[str, EpisodeResults]] = {who: {} for who in (*agents, "searcher")}
     print(f"{'steps as multiples of the sweep':32} {'explorer':22} ideal searcher")
     for name, episodes in sets.items():
         for who, agent in agents.items():
             played[who][name] = evaluate_split(agent, config.env, config.task, episodes, config.seed)[1]
-        both = [played[who][name] for who in ("named", "blank")]
+        both = [played[who][name] for who in ("named", "free")]
         played["searcher"][name] = min(both, key=lambda r: (-r.success.sum(), r.steps[r.success].sum()))
-        one = {who: ratio({name: played[who][name]}, {name: played["sweep"][name]}) for who in ("explorer", "searcher")}
-        print(f"{name:32} {one['explorer']:22} {one['searcher']}", flush=True)
+        one = [ratio({name: played[who][name]}, played["sweep"]) for who in ("explorer", "searcher")]
+        print(f"{name:32} {one[0]:22} {one[1]}", flush=True)
     wins = sum(int(r.success.sum()) for r in played["searcher"].values())
-    print(f"{'all':32} {ratio(played['explorer'], played['sweep']):22} {ratio(played['searcher'], played['sweep'])}; "
+    whole = [ratio(played[who], played["sweep"]) for who in ("explorer", "searcher")]
+    print(f"{'all':32} {whole[0]:22} {whole[1]}; "
           f"the searcher solves {wins} of {sum(len(r.success) for r in played['searcher'].values())}")  # fmt: skip
     if "out" in options:
         outcomes = {name: r.outcomes(sets[name]) for name, r in played["searcher"].items()}

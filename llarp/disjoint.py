@@ -47,7 +47,7 @@ def inherit(folder: Path, source: str) -> bool:
 
 def inherit_vision(folder: Path, weights: str) -> bool:
     """The same for a vision model's weights (a file, or a name that llarp ships), whose manifest lies beside them."""
-    file = hub.vision_file(weights) or Path(weights).expanduser()
+    file = hub.vision_file(weights)
     return file.is_file() and _begin_with(folder, file.parent)
 
 

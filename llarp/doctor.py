@@ -127,7 +127,7 @@ def _vision(config: RunConfig) -> Finding:
         return True, f"{model} with timm's pretrained weights from the hub", ""
     from .policy import hub
 
-    found = (hub.vision_file(weights) or Path(weights)).is_file()
+    found = hub.vision_file(weights).is_file()
     shipped = f"; llarp ships: {hub.listed(hub.vision_names())}"
     return found, f"{model} with {weights}" + ("" if found else f": no such file{shipped}"), ""
 

@@ -209,7 +209,7 @@ def _vision_weights(config: RunConfig) -> Path | None:
     weights = config.policy.vision_weights
     if weights in ("random", "hub"):
         return None
-    return hub.vision_file(weights) or Path(weights).expanduser()
+    return hub.vision_file(weights)
 
 
 def _vision_manifest(config: RunConfig) -> list[Path]:

@@ -26,16 +26,13 @@ def drives(order: tuple[int, ...], seen: np.ndarray) -> float:
 def test_the_order_is_the_best_of_all(seed: int) -> None:
     seen = np.random.default_rng(seed).uniform(0, 0.5, (7, 7))
     np.fill_diagonal(seen, 0.95)
-    searcher = SCRIPT["Searcher"](seen, named=False)
-    searcher._best = {}
-    expected, first = searcher._next(frozenset(), -1)
+    expected, first = SCRIPT["SearchOrder"](seen).next(frozenset(), -1)
     cost = {order: drives(order, seen) for order in permutations(range(1, 8))}
     best = min(cost, key=cost.__getitem__)
     assert expected == pytest.approx(cost[best]) and first == best[0]
 
 
 def test_who_sees_only_what_is_before_it_takes_four_drives() -> None:
-    searcher = SCRIPT["Searcher"](np.eye(7), named=False)
-    searcher._best = {}
-    assert searcher._next(frozenset(), -1)[0] / 7 == 4.0
-    assert searcher._next(frozenset(), 3)[0] / 6 == 3.5  # where it is to be brought nobody looks
+    order = SCRIPT["SearchOrder"](np.eye(7))
+    assert order.next(frozenset(), -1)[0] / 7 == 4.0
+    assert order.next(frozenset(), 3)[0] / 6 == 3.5  # where it is to be brought nobody looks

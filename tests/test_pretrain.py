@@ -239,8 +239,9 @@ def test_a_policy_acts_with_the_weights(done: Path, tmp_path: Path) -> None:
 
 def test_a_run_may_begin_from_weights(done: Path, tmp_path: Path) -> None:
     weights = done / "vision.safetensors"
-    config = small("pretrain.method=labels", f"pretrain.init={weights}")
-    backbone = Pretrainer(config).method.backbone.state_dict()
+    run = Pretrainer(small("pretrain.method=labels", f"pretrain.init={weights}"))
+    run.begin()
+    backbone = run.method.backbone.state_dict()
     assert all(torch.equal(backbone[name], t.float()) for name, t in load_file(weights).items())
     words = ["pretrain", "vision", "config=smoke", *SMALL, "seed=4", "pretrain.method=labels", "pretrain.pictures=8",
              "pretrain.probe_pictures=0", f"output_dir={tmp_path}", "run_name=on", f"pretrain.init={weights}"]
@@ -251,6 +252,8 @@ def test_a_run_may_begin_from_weights(done: Path, tmp_path: Path) -> None:
     nowhere.write_bytes(weights.read_bytes())
     assert cli.main([*words[:-3], f"pretrain.init={nowhere}", f"output_dir={tmp_path}", "run_name=unknown"]) == 0
     assert not (tmp_path / "unknown/manifest.json").exists()
+    nowhere.unlink()  # a run that goes on has its weights already
+    assert cli.main(["pretrain", "vision", f"resume={tmp_path / 'unknown'}"]) == 0
 
 
 def test_the_manifest_says_what_was_shown(done: Path) -> None:

@@ -310,9 +310,9 @@ def listed(found: Iterable[str]) -> str:
     return ", ".join(found) or "none in this version"
 
 
-def vision_file(name: str) -> Path | None:
-    """The weights of a vision model that this installation carries; None for any other name."""
-    return SHIPPED / f"vision-{name}" / VISION if name in vision_names() else None
+def vision_file(weights: str) -> Path:
+    """The file of a vision model's weights, given by a name that this installation carries or by its path."""
+    return SHIPPED / f"vision-{weights}" / VISION if weights in vision_names() else Path(weights).expanduser()
 
 
 def at_hand(name: str | Path) -> Path | None:

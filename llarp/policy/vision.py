@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from difflib import get_close_matches
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -148,7 +147,7 @@ def build_backbone(name: str, weights: str, image_size: int, seed: int = RANDOM_
             for parameter in model.parameters():  # the same model, whether it runs in float32 or in bfloat16
                 parameter.copy_(parameter.bfloat16())
     elif weights != "hub":
-        _load_file(model, weights)
+        load_weights(model, weights)
     return model
 
 
@@ -161,14 +160,19 @@ def _create(name: str, pretrained: bool, image_size: int) -> nn.Module:
         return timm.create_model(name, pretrained=pretrained, num_classes=0)
 
 
-def _load_file(model: nn.Module, weights: str) -> None:
+def load_weights(
+    model: nn.Module, weights: str, key: str = "policy.vision_weights", other: str = '"random" (or "hub")'
+) -> None:
+    """Fill a timm model with the weights of a file, or of a name that llarp ships.
+
+    UserError for a file that is missing, unreadable or another model's: `key` is the setting at fault, `other` what it
+    may be instead."""
     from . import hub
 
-    path = hub.vision_file(weights) or Path(weights).expanduser()
+    path = hub.vision_file(weights)
     if not path.is_file():
         shipped = hub.listed(hub.vision_names())
-        raise UserError(f'policy.vision_weights={weights}: no such file; give a file, "hub", "random", or a name that '
-                        f"llarp ships ({shipped})")  # fmt: skip
+        raise UserError(f"{key}={weights}: no such file; give a file, a name that llarp ships ({shipped}), or {other}")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -179,8 +183,8 @@ def _load_file(model: nn.Module, weights: str) -> None:
         model.load_state_dict(_resized(tensors, model))
     except Exception as error:  # unreadable, not a state dict, or another model's
         reason = " ".join(str(error).strip().splitlines()[:2])
-        raise UserError(f"policy.vision_weights={weights}: these are not weights of this model ({reason}); "
-                        'give its own, or "random"') from error  # fmt: skip
+        raise UserError(f"{key}={weights}: these are not weights of this model ({reason}); "
+                        f"give its own, or {other}") from error  # fmt: skip
 
 
 def _resized(tensors: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:

@@ -27,14 +27,9 @@ SEEN_PIXELS = 40
 """A class counts as in a cell of a 128 x 128 picture from so many pixels on; the target rises linearly to there."""
 
 
-def new_backbone(name: str, image_size: int, seed: int, init: str = "") -> nn.Module:
-    """A timm ViT with a square of patches that fills the picture, untrained or with the weights `init`.
-
-    UserError for any other model or size, and for weights that are not this model's."""
-    try:
-        model = build_backbone(name, init or "random", image_size, seed)
-    except UserError as error:
-        raise UserError(str(error).replace("policy.vision_weights=", "pretrain.init=")) from error
+def new_backbone(name: str, image_size: int, seed: int) -> nn.Module:
+    """An untrained timm ViT with a square of patches that fills the picture; UserError for any other model or size."""
+    model = build_backbone(name, "random", image_size, seed)
     from timm.models.vision_transformer import VisionTransformer
 
     if not isinstance(model, VisionTransformer):
@@ -42,7 +37,7 @@ def new_backbone(name: str, image_size: int, seed: int, init: str = "") -> nn.Mo
     height, width = model.patch_embed.patch_size
     if height != width or image_size % height:
         raise UserError(f"env.image_size={image_size}: {name} needs whole patches of {height} x {width} pixels")
-    if not init and model.pos_embed is not None and not model.no_embed_class:
+    if model.pos_embed is not None and not model.no_embed_class:
         with torch.no_grad():  # a start from which places are told apart at once, as in He et al. 2022
             model.pos_embed[:, model.num_prefix_tokens :] = sincos_2d(model.embed_dim, image_size // height)
     return model
@@ -67,7 +62,7 @@ class _Method(nn.Module, ABC):
 
     def __init__(self, name: str, image_size: int, config: PretrainConfig, seed: int):
         super().__init__()
-        self.backbone: Any = new_backbone(name, image_size, seed, config.init)
+        self.backbone: Any = new_backbone(name, image_size, seed)
         self.config, self.seed, self.image_size = config, seed, image_size
         self.patch: int = self.backbone.patch_embed.patch_size[0]
         self.side = image_size // self.patch

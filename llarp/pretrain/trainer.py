@@ -16,7 +16,7 @@ from llarp.config import RunConfig
 from llarp.disjoint import inherit_vision, record
 from llarp.errors import UserError
 from llarp.policy.llm import choose_dtype
-from llarp.policy.vision import choose_attention
+from llarp.policy.vision import choose_attention, load_weights
 from llarp.progress import Progress
 from llarp.rl import checkpoint
 from llarp.runfolder import RunFolder
@@ -93,6 +93,11 @@ class Pretrainer:
         row = {"loss": loss, **parts, "grad_norm": norm}
         return {name: value.detach() for name, value in row.items()} | {"lr": lr}
 
+    def begin(self) -> None:
+        """Fill the backbone with the weights `pretrain.init`, if any: before the first step of a new run."""
+        if init := self.settings.init:
+            load_weights(self.method.backbone, init, "pretrain.init", "nothing: then it begins untrained")
+
     # -- continuing -----------------------------------------------------------------------------------------------
 
     def save(self, folder: Path, keep: int = 2) -> None:
@@ -151,14 +156,14 @@ def pretrain(config: RunConfig, resume: Path | None, stop: Callable[[], bool]) -
     folder = RunFolder.planned(config) if resume is None else RunFolder.existing(resume)
     run = Pretrainer(config)
     if resume is None:
+        run.begin()
         folder.create(config)
         folder.videos.rmdir()
     else:
         run.load(checkpoint.latest(resume))
         folder.truncate_metrics(run.pictures)
-    known = resume is None  # what the weights were shown so far
-    if resume is None and config.pretrain.init:
-        known = inherit_vision(folder.path, config.pretrain.init)
+    init = config.pretrain.init  # of weights without a manifest nobody knows what they were shown
+    known = resume is None and (not init or inherit_vision(folder.path, init))
     record(folder.path, STAGE, run.rooms, config.env, resumed=not known)
     at_first, began = run.pictures, run.seconds
     with Progress(config.pretrain.pictures, "pretrain", "pictures") as progress:
